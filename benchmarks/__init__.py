@@ -1,0 +1,1 @@
+"""Ratios beside a peer in the same run; `python -m benchmarks.<name>`."""

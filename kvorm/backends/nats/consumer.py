@@ -1,0 +1,227 @@
+"""A consumer of our own on the server, and the inbox it fills.
+
+The client's ordered consumer is not used: it stays silent for many seconds after a restart and loses messages of a
+slow reader (hazards H9, H15).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+import time
+from collections import deque
+from collections.abc import Mapping
+from contextlib import suppress
+from datetime import timedelta
+from typing import Any, Final, NamedTuple
+
+import nats.errors
+
+from kvorm.backends.base import Deadline
+from kvorm.backends.nats import replies
+from kvorm.backends.nats.config import nanoseconds
+from kvorm.backends.nats.direct import Received
+from kvorm.backends.nats.stream import Stream
+from kvorm.backends.nats.transport import Listening
+
+_HEARTBEAT: Final = timedelta(seconds=0.5)
+_SILENT_TICKS: Final = 15
+"""Ticks, not seconds: while this process was stopped, the server was not silent."""
+
+_INACTIVE: Final = timedelta(seconds=5)
+_CREATION_SECONDS: Final = 1.0
+_STORED: Final = "$JS.ACK."
+_STALLED: Final = "Nats-Consumer-Stalled"
+_TURN: Final = 64
+"""Messages read before others have their turn."""
+
+
+class GapError(Exception):
+    """The consumer fell silent or skipped something: a fresh one has to go on."""
+
+
+class Delivered(NamedTuple):
+    """A message, and how many are still to come."""
+
+    message: replies.StoredMessage
+    pending: int
+
+
+class Idle(NamedTuple):
+    """Nothing at the moment; all up to a position has been delivered, as far as is known."""
+
+    position: int
+
+
+class Consumer:
+    """An ephemeral push consumer without acknowledgements.
+
+    The server sends 32 MB at most beyond what the reader has taken: its flow control is answered when the reader gets
+    there.
+    """
+
+    def __init__(self, stream: Stream, *, heard: float) -> None:
+        """Describe one; `heard` is when the server was last heard of."""
+        self._stream = stream
+        self._link = stream.link
+        self._name = f"kvorm-{secrets.token_hex(8)}"
+        self._inbox = ""
+        self._listening: Listening | None = None
+        self._creating: asyncio.Future[dict[str, Any]] | None = None
+        self._on_server = False
+        self._life = 0
+        self._delivered = 0
+        self._silent_ticks = 0
+        self._unread: deque[Received] = deque()
+        self._arrived = asyncio.Event()
+        self._lost = False
+        self.heard = heard
+        """When the server was last heard of, as of `time.monotonic`."""
+
+    async def open(self, delivery: Mapping[str, Any], deadline: Deadline) -> int:
+        """Make it on the server; return how many messages it has to deliver.
+
+        Raises:
+            StoreUnavailableError, StoreTimeoutError, JetStreamError: it may be there; `close` it.
+            StoreClosedError: the connection is closed.
+        """
+        await self._link.ready(deadline)
+        self._life = self._link.life
+        self._inbox = self._link.client.new_inbox()
+        self._listening = await self._link.transport.subscribe(self._inbox, self._receive)
+        config: dict[str, Any] = {
+            "name": self._name,
+            "deliver_subject": self._inbox,
+            "ack_policy": "none",
+            "idle_heartbeat": nanoseconds(_HEARTBEAT),
+            "flow_control": True,
+            "inactive_threshold": nanoseconds(_INACTIVE),
+            "mem_storage": True,
+            "num_replicas": 1,
+            "filter_subjects": list(self._stream.subjects),
+            **delivery,
+        }
+        body = {"stream_name": self._stream.name, "config": config, "action": "create"}
+        create = self._link.call(f"CONSUMER.CREATE.{self._stream.name}.{self._name}", body, deadline=deadline)
+        self._creating = asyncio.ensure_future(create)
+        self._on_server = True
+        await asyncio.wait({self._creating})
+        info = self._creating.result()
+        self._silent_ticks, self.heard = 0, time.monotonic()
+        pending: int = info["num_pending"]
+        return pending
+
+    async def next(self) -> Delivered | Idle | None:
+        """Return the next message, what a heartbeat says, or None after a `nudge`.
+
+        Raises:
+            GapError: one was lost, or the server is.
+        """
+        while True:
+            message = await self._take()
+            if message is None:
+                return None
+            headers = message.headers or {}
+            # Not by the status among the headers: a stored message may have any.
+            if message.reply.startswith(_STORED):
+                return self._deliver(message, headers)
+            # A request of flow control, or a heartbeat which says that the answer to one has been lost.
+            asked = message.reply or headers.get(_STALLED)
+            if asked:
+                await self._go_on(asked)
+            if not message.reply:
+                return self._idle(headers)
+
+    def next_at_hand(self) -> Delivered | None:
+        """Return the next message, if it has come and nobody else waits for a turn.
+
+        Raises:
+            GapError: one was lost.
+        """
+        if not self._unread or not self._delivered % _TURN or not self._unread[0].reply.startswith(_STORED):
+            return None
+        message = self._unread.popleft()
+        return self._deliver(message, message.headers or {})
+
+    def _deliver(self, message: Received, headers: Mapping[str, str]) -> Delivered:
+        delivery = replies.delivery(message)
+        self._delivered += 1
+        if delivery.number != self._delivered:
+            raise GapError
+        stored = replies.StoredMessage(message.subject, delivery.sequence, delivery.written, headers, message.data)
+        return Delivered(stored, delivery.pending)
+
+    def _idle(self, headers: Mapping[str, str]) -> Idle:
+        if int(headers.get("Nats-Last-Consumer", 0)) != self._delivered:
+            raise GapError
+        return Idle(int(headers.get("Nats-Last-Stream", 0)))
+
+    async def _take(self) -> Received | None:
+        if not self._unread and not self._lost:
+            self._arrived.clear()
+            await self._arrived.wait()
+        elif not self._delivered % _TURN:
+            await asyncio.sleep(0)
+        if self._unread:
+            return self._unread.popleft()
+        if self._lost:
+            raise GapError
+        return None
+
+    async def _go_on(self, subject: str) -> None:
+        """Let the server send more."""
+        if self._link.client.is_connected:
+            with suppress(nats.errors.Error):
+                await self._link.client.publish(subject)
+
+    def tick(self) -> None:
+        """Notice that the connection was lost, or that the server is silent."""
+        self._silent_ticks += 1
+        if self._silent_ticks > _SILENT_TICKS or not self._link.client.is_connected or self._life != self._link.life:
+            self.lose()
+
+    def lose(self) -> None:
+        """Give it up: its reader gets what has come, then GapError."""
+        self._lost = True
+        self.nudge()
+
+    def nudge(self) -> None:
+        """Wake the reader."""
+        self._arrived.set()
+
+    def uses(self, subject: str) -> bool:
+        """Whether it cannot work without a subject, given in lower case."""
+        flow_control = f"$JS.FC.{self._stream.name}.{self._name}.".lower()
+        return subject == self._inbox.lower() or subject.startswith(flow_control)
+
+    async def close(self) -> None:
+        """Take it off the server. Idempotent; once more after an outage, or the server does it by itself after 5 s."""
+        client = self._link.client
+        listening, self._listening = self._listening, None
+        with suppress(nats.errors.Error):
+            if listening is not None:
+                await listening.end()
+        await self._await_creation()
+        with suppress(nats.errors.Error):
+            if self._on_server and client.is_connected:
+                self._on_server = False
+                await client.publish(f"{self._link.api}.CONSUMER.DELETE.{self._stream.name}.{self._name}")
+
+    async def _await_creation(self) -> None:
+        """Let a creation end: the nodes of a cluster may see a deletion before it that was sent after it."""
+        creating, self._creating = self._creating, None
+        if creating is None:
+            return
+        if self._link.client.is_connected:
+            await asyncio.wait({creating}, timeout=_CREATION_SECONDS)
+        creating.cancel()
+        await asyncio.gather(creating, return_exceptions=True)
+
+    def _receive(self, message: Received) -> None:
+        self._silent_ticks, self.heard = 0, time.monotonic()
+        # Of heartbeats that nobody reads the last one is enough. They alone want no reply.
+        if not message.reply and self._unread and not self._unread[-1].reply:
+            self._unread[-1] = message
+        else:
+            self._unread.append(message)
+        self._arrived.set()

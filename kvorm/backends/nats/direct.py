@@ -1,0 +1,199 @@
+"""A nats-py client with a way in and a way out of our own, beside the public ones.
+
+nats-py looks at each header character by character, queues each message and wakes a task for it. That is most of what
+a request costs, so a connection that kvorm makes itself does without. ADR 0005 has the figures. This module alone
+knows private names of nats-py; where those are not as known, `new_client` returns a plain client.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+from collections.abc import Callable, Mapping
+from typing import Final, NamedTuple, TypeAlias
+
+from nats.aio.client import Client
+from nats.aio.subscription import Subscription
+from nats.aio.transport import TcpTransport
+from nats.protocol.parser import AWAITING_CONTROL_LINE, MAX_CONTROL_LINE_SIZE, Parser
+
+STATUS: Final = "Status"
+DESCRIPTION: Final = "Description"
+_VERSION: Final = "NATS/1.0"
+_END: Final = "\r\n"
+_END_BYTES: Final = b"\r\n"
+_PROCESS: Final = ["self", "sid", "subject", "reply", "data", "headers"]
+_WRITTEN_AT_ONCE: Final = 32
+"""How many messages wait for each other: the server works on the first ones while the next are made."""
+
+
+class Received(NamedTuple):
+    """A message as it arrived. The status of the server's own messages stands among the headers."""
+
+    subject: str
+    reply: str
+    headers: Mapping[str, str] | None
+    data: bytes
+
+
+Take: TypeAlias = Callable[[Received], None]
+"""Called from the read loop, which ends with whatever it raises: it must be short and must not raise."""
+
+
+class DirectClient(Client):
+    """A client that hands what it receives for one of our subscriptions straight to its taker."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._takers: dict[int, Take] = {}
+        self._writes_soon = False
+        self._ps = _DirectParser(self, self._takers)
+
+    async def subscribe_direct(self, subject: str, take: Take) -> Subscription:
+        """Subscribe; messages go to `take` and never to the subscription's queue."""
+        # nats-py leaves the type of one parameter open, which pyright counts against the whole method.
+        subscription = await self.subscribe(subject)  # pyright: ignore[reportUnknownMemberType]
+        # It has no messages yet: its subject is known to nobody before this returns.
+        self._takers[_id(subscription)] = take
+        return subscription
+
+    async def end(self, subscription: Subscription) -> None:
+        """Unsubscribe, and hand nothing over from now on."""
+        self._takers.pop(_id(subscription), None)
+        await subscription.unsubscribe()
+
+    def publish_direct(self, subject: str, payload: bytes, reply: str, headers: Mapping[str, str] | None) -> None:
+        """Send a message, after all that was handed over before."""
+        target = (f"{subject} {reply}" if reply else subject).encode()
+        size = len(payload)
+        if headers:
+            block = header_block(headers)
+            command = b"HPUB %b %d %d\r\n%b%b\r\n" % (target, len(block), len(block) + size, block, payload)
+        else:
+            command = b"PUB %b %d\r\n%b\r\n" % (target, size, payload)
+        self.stats["out_msgs"] += 1
+        self.stats["out_bytes"] += size
+        # What is to be sent waits in this list; a task of nats-py writes it out as well.
+        self._pending.append(command)
+        self._pending_data_size += len(command)
+        if len(self._pending) >= _WRITTEN_AT_ONCE:
+            self._write_out()
+        elif not self._writes_soon:
+            self._writes_soon = True
+            asyncio.get_running_loop().call_soon(self._write_out)
+
+    def _write_out(self) -> None:
+        self._writes_soon = False
+        if not self._pending or not self.is_connected:
+            return
+        if isinstance(self._transport, TcpTransport):
+            self._transport.writelines(self._pending)  # type: ignore[no-untyped-call]
+            self._pending = []
+            self._pending_data_size = 0
+        elif self._flush_queue is not None and self._flush_queue.empty():
+            # A web socket sends where it is drained, which is that task's to do.
+            self._flush_queue.put_nowait(asyncio.get_running_loop().create_future())
+
+    async def _process_msg(self, sid: int, subject: bytes, reply: bytes, data: bytes, headers: bytes) -> None:
+        """Take what the parser left to nats-py, for it came amid other things."""
+        take = self._takers.get(sid)
+        if take is None:
+            await super()._process_msg(sid, subject, reply, data, headers)
+            return
+        self.stats["in_msgs"] += 1
+        self.stats["in_bytes"] += len(data)
+        take(Received(subject.decode(), reply.decode(), parse_headers(headers) if headers else None, data))
+
+
+class _DirectParser(Parser):
+    """Hands over the messages at the front of what was read that have a taker; nats-py does the rest."""
+
+    def __init__(self, client: DirectClient, takers: Mapping[int, Take]) -> None:
+        super().__init__(client)  # pyright: ignore[reportUnknownMemberType]
+        self._client = client
+        self._takers = takers
+
+    async def parse(self, data: bytes = b"") -> None:
+        """Go through what was read."""
+        self.buf.extend(data)
+        if self.state != AWAITING_CONTROL_LINE or self._hand_over():
+            await super().parse()
+
+    def _hand_over(self) -> bool:
+        """Return whether what is left now is for nats-py; otherwise it waits for more to be read."""
+        buffer, stats = self.buf, self._client.stats
+        position = 0
+        try:
+            while True:
+                end = buffer.find(_END_BYTES, position)
+                if end < 0:
+                    return len(buffer) - position >= MAX_CONTROL_LINE_SIZE
+                # MSG subject sid [reply] size; HMSG subject sid [reply] header-size size
+                words = bytes(buffer[position:end]).split()
+                if len(words) < 4 or words[0] not in (b"MSG", b"HMSG"):
+                    return True
+                take = self._takers.get(int(words[2]))
+                if take is None:
+                    return True
+                has_headers = words[0] == b"HMSG"
+                start = end + len(_END_BYTES)
+                past = start + int(words[-1])
+                if len(buffer) < past + len(_END_BYTES):
+                    return False
+                body = start + int(words[-2]) if has_headers else start
+                received = Received(
+                    words[1].decode(),
+                    words[3].decode() if len(words) == 5 + has_headers else "",
+                    parse_headers(buffer[start:body]) if has_headers else None,
+                    bytes(buffer[body:past]),
+                )
+                position = past + len(_END_BYTES)
+                stats["in_msgs"] += 1
+                stats["in_bytes"] += past - body
+                take(received)
+        except ValueError:
+            return True  # malformed: nats-py says so
+        finally:
+            del buffer[:position]
+
+
+def new_client() -> Client:
+    """Return a client to connect with: a `DirectClient` where nats-py has what that one builds on."""
+    return DirectClient() if _is_as_known() else Client()
+
+
+def _is_as_known() -> bool:
+    process, parse = getattr(Client, "_process_msg", None), getattr(Parser, "parse", None)
+    if process is None or parse is None:
+        return False
+    client = Client()
+    return list(inspect.signature(process).parameters) == _PROCESS and all(
+        hasattr(client, name) for name in ("_ps", "_pending", "_pending_data_size", "_flush_queue", "_transport")
+    )
+
+
+def header_block(headers: Mapping[str, str]) -> bytes:
+    """Return headers as they travel. Source: ADR-4."""
+    lines = "".join([f"{name}: {value}{_END}" for name, value in headers.items()])
+    return f"{_VERSION}{_END}{lines}{_END}".encode()
+
+
+def parse_headers(block: bytes | bytearray) -> dict[str, str]:
+    """Return the headers of a block; a status in its first line becomes one, as nats-py has it. Source: ADR-4."""
+    first, *lines = block.decode(errors="replace").split(_END)
+    headers: dict[str, str] = {}
+    if len(first) > len(_VERSION):
+        status, _, description = first[len(_VERSION) :].strip().partition(" ")
+        headers[STATUS] = status
+        if description:
+            headers[DESCRIPTION] = description
+    for line in lines:
+        if line:
+            name, _, value = line.partition(":")
+            headers[name] = value.strip()
+    return headers
+
+
+def _id(subscription: Subscription) -> int:
+    number: int = subscription._id  # pyright: ignore[reportPrivateUsage]
+    return number

@@ -1,0 +1,144 @@
+"""What the server answers, parsed: acknowledgements, stored messages, deliveries."""
+
+from __future__ import annotations
+
+from base64 import b64decode
+from collections.abc import Mapping
+from datetime import UTC, datetime, timedelta
+from typing import Any, Final, NamedTuple
+
+import msgspec
+
+from kvorm.backends.nats.direct import DESCRIPTION, STATUS, Received, parse_headers
+from kvorm.backends.nats.requests import NO_RESPONDERS, NoRespondersError, UnansweredError
+from kvorm.errors import StoreError
+
+NO_MESSAGE: Final = 10037
+STREAM_NOT_FOUND: Final = 10059
+TEMPORARY: Final = (10008, 10023)
+"""JetStream without a leader for the moment, or short of resources: nothing was done."""
+
+_END_OF_BATCH = "204"
+_NOT_FOUND = "404"
+_UNAVAILABLE = 503
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+
+
+class Refusal(msgspec.Struct):
+    """Why JetStream said no."""
+
+    code: int = 0
+    err_code: int = 0
+    description: str = ""
+
+
+class Acknowledgement(msgspec.Struct):
+    """The answer to a write."""
+
+    seq: int = 0
+    duplicate: bool = False
+    error: Refusal | None = None
+
+
+class StoredMessage(NamedTuple):
+    """A message as the stream holds it."""
+
+    subject: str
+    sequence: int
+    written: datetime
+    headers: Mapping[str, str]
+    data: bytes
+
+
+class Delivery(NamedTuple):
+    """Where a delivered message stands in the stream and in its consumer."""
+
+    sequence: int
+    number: int
+    written: datetime
+    pending: int
+
+
+_acknowledgements = msgspec.json.Decoder(Acknowledgement)
+
+
+def acknowledgement(answer: Received) -> Acknowledgement:
+    """Parse the answer to a write.
+
+    Raises:
+        UnansweredError: it is none: something else answers on the bucket's subjects.
+    """
+    try:
+        acknowledged = _acknowledgements.decode(answer.data)
+    except msgspec.DecodeError as error:
+        raise UnansweredError(_foreign(answer)) from error
+    if acknowledged.error is None and not acknowledged.seq:
+        raise UnansweredError(_foreign(answer))
+    return acknowledged
+
+
+def is_temporary(refusal: Refusal) -> bool:
+    """Whether a write was refused for the moment only."""
+    # A leader that has just stepped down says "raft: not leader", without a code of its own; it proposed nothing.
+    return refusal.err_code in TEMPORARY or (not refusal.err_code and refusal.code == _UNAVAILABLE)
+
+
+def stored_at(answer: Received | Exception) -> int | None:
+    """Return the sequence that an answer to a write tells, or None where it is no plain acknowledgement."""
+    if isinstance(answer, Exception):
+        return None
+    try:
+        # A refusal has the sequence 0.
+        return _acknowledgements.decode(answer.data).seq or None
+    except msgspec.DecodeError:
+        return None
+
+
+def direct(answer: Received) -> StoredMessage | None:
+    """Parse the answer to a direct get; None where nothing is there or nothing more comes. Source: ADR-31.
+
+    Raises:
+        NoRespondersError: nobody serves the stream.
+        StoreError: the request was refused.
+    """
+    headers = answer.headers or {}
+    status = headers.get(STATUS)
+    if status is None:
+        return StoredMessage(
+            headers["Nats-Subject"],
+            int(headers["Nats-Sequence"]),
+            datetime.fromisoformat(headers["Nats-Time-Stamp"]),
+            headers,
+            answer.data,
+        )
+    if status == NO_RESPONDERS:
+        raise NoRespondersError(answer.subject)
+    if status not in (_END_OF_BATCH, _NOT_FOUND):
+        raise StoreError(f"the server refused a read: {status} {headers.get(DESCRIPTION, '')}")
+    return None
+
+
+def from_leader(found: Mapping[str, Any]) -> StoredMessage:
+    """Parse the message in an answer of STREAM.MSG.GET."""
+    return StoredMessage(
+        found["subject"],
+        found["seq"],
+        datetime.fromisoformat(found["time"]),
+        parse_headers(b64decode(found["hdrs"])) if "hdrs" in found else {},
+        b64decode(found.get("data", "")),
+    )
+
+
+def delivery(answer: Received) -> Delivery:
+    """Parse the reply subject of a delivered message, in its short and its long form. Source: ADR-15."""
+    tokens = answer.reply.split(".")
+    sequence, number, written, pending = tokens[5:9] if len(tokens) == 9 else tokens[7:11]
+    return Delivery(int(sequence), int(number), _from_nanoseconds(int(written)), int(pending))
+
+
+def _from_nanoseconds(nanoseconds: int) -> datetime:
+    return _EPOCH + timedelta(microseconds=nanoseconds // 1000)
+
+
+def _foreign(answer: Received) -> str:
+    return f"something beside JetStream answers writes: {answer.data[:100]!r}"

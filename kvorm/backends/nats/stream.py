@@ -1,0 +1,71 @@
+"""What the leader of a stream says of it: which life it is, how far it is, what it holds."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+from kvorm.backends.base import Deadline
+from kvorm.backends.nats.link import JetStreamError, Link
+from kvorm.backends.nats.replies import NO_MESSAGE, STREAM_NOT_FOUND
+
+
+class State(NamedTuple):
+    """A stream as it is now."""
+
+    created: str
+    last: int
+    replicated: bool
+
+
+class Stream:
+    """A stream behind a connection.
+
+    Every question may raise StoreTimeoutError, StoreUnavailableError, StoreClosedError, PermissionDeniedError,
+    UnsupportedError and JetStreamError.
+    """
+
+    def __init__(self, link: Link, name: str, subjects: Sequence[str]) -> None:
+        self.link = link
+        self.name = name
+        # The filters of who asks.
+        self.subjects = subjects
+
+    async def state(self, deadline: Deadline) -> State | None:
+        """Return how it is, or None if there is none."""
+        try:
+            info = await self.link.call(f"STREAM.INFO.{self.name}", deadline=deadline)
+        except JetStreamError as error:
+            if error.code != STREAM_NOT_FOUND:
+                raise
+            return None
+        return State(info["created"], info["state"]["last_seq"], info["config"].get("num_replicas", 1) > 1)
+
+    async def next_after(self, sequence: int, deadline: Deadline) -> int | None:
+        """Return the first sequence above one that matches a filter, or None if nothing does."""
+        found: list[int] = []
+        for subject in self.subjects:
+            body = {"next_by_subj": subject, "seq": sequence + 1}
+            try:
+                answer = await self.link.call(f"STREAM.MSG.GET.{self.name}", body, deadline=deadline)
+            except JetStreamError as error:
+                if error.code != NO_MESSAGE:
+                    raise
+            else:
+                found.append(answer["message"]["seq"])
+        return min(found, default=None)
+
+    async def matching(self, deadline: Deadline) -> tuple[int, set[str]]:
+        """Return a last sequence, and the subjects that match a filter and hold a message then or later."""
+        last: int | None = None
+        found: set[str] = set()
+        for subject in self.subjects:
+            offset, total = 0, 1
+            while offset < total:
+                body = {"subjects_filter": subject, "offset": offset}
+                info: dict[str, Any] = await self.link.call(f"STREAM.INFO.{self.name}", body, deadline=deadline)
+                last = info["state"]["last_seq"] if last is None else last
+                subjects: dict[str, int] = info["state"].get("subjects") or {}
+                found.update(subjects)
+                offset, total = offset + len(subjects), info.get("total", 0) if subjects else 0
+        return last or 0, found

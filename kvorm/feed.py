@@ -1,0 +1,119 @@
+"""What a Watch and a View read: the raw events of one model's keys, and the bucket they come from."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator, Awaitable, Callable
+from contextlib import aclosing
+from datetime import timedelta
+from typing import Any, Final, Generic, TypeAlias, TypeVar
+
+from pydantic import BaseModel
+
+from kvorm.backends.base import BucketHandle, Position, RawChange, RawEntry, RawEvent, RawMarker, RawWatch, Replay
+from kvorm.entry import CaughtUp, Entry, Marker, Reset
+from kvorm.errors import StoreTimeoutError, StoreUnavailableError
+from kvorm.model import CompiledMapping
+from kvorm.typed import Typed
+
+M = TypeVar("M", bound=BaseModel)
+
+Start: TypeAlias = Replay | int | Entry[Any] | Marker | CaughtUp
+"""Where it starts: a number goes on after that revision; so does an event, if the bucket is still the same one."""
+
+_RETRY_SECONDS: Final = 0.1
+
+
+class Feed(Generic[M]):
+    """One raw watch, how far it has come, and the model's side of the bucket as it is now.
+
+    Attributes:
+        typed: makes typed events of the raw ones; another one after a Reset.
+        handle: the bucket itself.
+        caught_up: whether all that existed at the start, or since the last Reset, has been told.
+        revision: the bucket's revision up to which everything has been told.
+    """
+
+    typed: Typed[M]
+    handle: BucketHandle
+
+    def __init__(
+        self,
+        mapping: CompiledMapping[M],
+        open_bucket: Callable[[], Awaitable[BucketHandle]],
+        filter_: str,
+        start: Start,
+    ) -> None:
+        self._mapping = mapping
+        self._open_bucket = open_bucket
+        self._start = start
+        self._raw: RawWatch | None = None
+        self._closed = False
+        self.filter: Final = filter_
+        self.caught_up = False
+        self.revision = start if isinstance(start, int) else 0
+
+    @property
+    def silent_for(self) -> timedelta:
+        """How long the store has not been heard of; zero before the start."""
+        return timedelta(seconds=self._raw.silent_for if self._raw is not None else 0.0)
+
+    async def events(self) -> AsyncGenerator[RawEvent, None]:
+        """Yield what the watch tells, without the markers of keys that are none of the model. To be read once.
+
+        An entry that does not decode may be of such a key: `is_of_model` tells. One that decodes is not.
+        """
+        await self._open()
+        start = self._start
+        if isinstance(start, Entry | Marker | CaughtUp):
+            if start.incarnation == self.handle.incarnation:
+                self.revision = start = start.revision
+            else:
+                start = Replay.CURRENT
+                yield Reset()
+        if self._closed:
+            return
+        self._raw = self.handle.watch([self.filter], start=start)
+        async with aclosing(self._raw):
+            async for event in self._raw:
+                if isinstance(event, Reset):
+                    await self._reopen()
+                self._note(event)
+                if not isinstance(event, RawMarker) or self.is_of_model(event):
+                    yield event
+
+    def is_of_model(self, change: RawChange) -> bool:
+        """Whether its key is one of the model."""
+        return self._mapping.key(change.raw_key) is not None
+
+    async def aclose(self) -> None:
+        """End it, also for a task that waits for the next event. Idempotent."""
+        self._closed = True
+        if self._raw is not None:
+            await self._raw.aclose()
+
+    async def _open(self) -> None:
+        self.handle = await self._open_bucket()
+        self.typed = Typed(self._mapping, self.handle)
+
+    async def _reopen(self) -> None:
+        """Learn which bucket the state that follows belongs to; what is read of it carries that."""
+        while True:
+            try:
+                return await self._open()
+            except (StoreUnavailableError, StoreTimeoutError):
+                # A watch outlives that: it goes on whenever the store is back.
+                await asyncio.sleep(_RETRY_SECONDS)
+
+    def _note(self, event: RawEvent) -> None:
+        match event:
+            case Reset():
+                self.caught_up = False
+                self.revision = 0
+            case CaughtUp(revision=revision):
+                self.caught_up = True
+                self.revision = revision
+            case RawEntry(revision=revision) | RawMarker(revision=revision) | Position(revision=revision):
+                self.revision = revision
+            case _:
+                pass

@@ -1,0 +1,470 @@
+"""Repository[T]: typed objects in one bucket, each save checked against the revision it was read at."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, AsyncIterable, Callable, Iterable, Sequence
+from contextlib import aclosing
+from datetime import timedelta
+from functools import partial
+from types import TracebackType
+from typing import Any, Final, Generic, Protocol, TypeVar, get_args, get_origin
+
+from pydantic import BaseModel
+
+from kvorm.backends.base import BucketHandle, Deadline, MarkReason, RawEntry, Replay
+from kvorm.bucket import Bucket
+from kvorm.bulk import Deletes, Load, Saves
+from kvorm.entry import CaughtUp, Entry, Expect, Key, Marker
+from kvorm.errors import (
+    DecodeError,
+    InvalidKeyError,
+    ModelError,
+)
+from kvorm.feed import Feed, Start
+from kvorm.follower import WhatOfInvalid
+from kvorm.model import CompiledMapping, Mapping, compile_model
+from kvorm.operation import CARRIED, Apply, Carried, Operation, check_expect, check_revision
+from kvorm.typed import OnInvalid, Typed, left_out
+from kvorm.view import View
+from kvorm.watch import Watch
+
+M = TypeVar("M", bound=BaseModel)
+
+_KEYS_AT_ONCE: Final = 256
+
+
+class Buckets(Protocol):
+    """What a repository needs of a store: its buckets, opened."""
+
+    @property
+    def timeout(self) -> timedelta:
+        """The budget of one operation."""
+        ...
+
+    def claim(self, mapping: CompiledMapping[Any], bucket: str | None) -> Bucket:
+        """Return the declaration of the bucket under its full name.
+
+        Raises:
+            ModelError: another model of this store has keys there that could be the same.
+        """
+        ...
+
+    async def handle(self, bucket: Bucket, deadline: Deadline) -> BucketHandle:
+        """Open the bucket as it is now, creating it at first use."""
+        ...
+
+
+class Repository(Generic[M]):
+    """Typed objects of one class in one bucket.
+
+    Every operation may raise StoreUnavailableError (nothing was stored), StoreTimeoutError (for a write: the outcome
+    is unknown), PermissionDeniedError, StoreClosedError, BucketNotFoundError, BucketMismatchError (at first use) and
+    UnsupportedError; each method names the others. Keys are passed by position or by field name and go through the
+    key fields' own validation; InvalidKeyError says what is wrong with them before anything is sent.
+
+    Args:
+        model: a `Model`, or with `mapping` any Pydantic class.
+        store: where it lives.
+        mapping: what a plain class says about its storage.
+        bucket: another bucket than the declared one, with the same settings.
+        timeout: the whole budget of one operation, instead of the store's.
+
+    Raises:
+        ModelError: the class is declared wrongly, or clashes with another one of this store.
+    """
+
+    def __init__(
+        self,
+        model: type[M],
+        store: Buckets,
+        *,
+        mapping: Mapping | None = None,
+        bucket: str | None = None,
+        timeout: timedelta | None = None,
+    ) -> None:
+        self._mapping = compile_model(model, mapping)
+        self._store = store
+        self._bucket = store.claim(self._mapping, bucket)
+        self._timeout = store.timeout if timeout is None else timeout
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self.model.__name__}, bucket={self.bucket.name!r})"
+
+    @property
+    def model(self) -> type[M]:
+        """The class of the objects."""
+        return self._mapping.model
+
+    @property
+    def bucket(self) -> Bucket:
+        """The bucket's declaration, under its full name."""
+        return self._bucket
+
+    # Reading one key
+
+    async def get(self, *key: object, revision: int | None = None, **key_fields: object) -> M:
+        """Return the latest live object, or that of an older `revision`.
+
+        Raises:
+            KeyNotFoundError: no live value, or that revision is not (any more) one of this key.
+            DecodeError: the stored bytes are no valid object.
+        """
+        raw_key = self._mapping.raw_key(key, key_fields)
+        async with self._operation("get") as operation:
+            return operation.typed.value(await operation.entry(raw_key, revision))
+
+    async def get_or_none(self, *key: object, **key_fields: object) -> M | None:
+        """Return the latest live object, or None.
+
+        Raises:
+            DecodeError: the stored bytes are no valid object.
+        """
+        raw_key = self._mapping.raw_key(key, key_fields)
+        async with self._operation("get") as operation:
+            raw = await operation.handle.get(raw_key, deadline=operation.deadline)
+            return operation.typed.value(raw) if isinstance(raw, RawEntry) else None
+
+    async def entry(self, *key: object, revision: int | None = None, **key_fields: object) -> Entry[M]:
+        """Return the latest live entry, or that of an older `revision`.
+
+        Raises:
+            KeyNotFoundError: no live value, or that revision is not (any more) one of this key.
+            DecodeError: the stored bytes are no valid object.
+        """
+        raw_key = self._mapping.raw_key(key, key_fields)
+        async with self._operation("get") as operation:
+            return operation.typed.entry(await operation.entry(raw_key, revision))
+
+    async def exists(self, *key: object, **key_fields: object) -> bool:
+        """Whether the key has a live value, valid or not."""
+        raw_key = self._mapping.raw_key(key, key_fields)
+        async with self._operation("exists") as operation:
+            return isinstance(await operation.handle.get(raw_key, deadline=operation.deadline), RawEntry)
+
+    async def history(
+        self, *key: object, on_invalid: OnInvalid = "raise", **key_fields: object
+    ) -> list[Entry[M] | Marker]:
+        """Return every kept entry and marker of the key as of one moment, oldest first; nothing for an unknown key.
+
+        Raises:
+            DecodeError: stored bytes are no valid object, and `on_invalid` is "raise".
+        """
+        raw_key = self._mapping.raw_key(key, key_fields)
+        changes: list[Entry[M] | Marker] = []
+        async with self._operation("history") as operation:
+            for raw in await operation.handle.history(raw_key, deadline=operation.deadline):
+                try:
+                    changes.append(operation.typed.change(raw))
+                except DecodeError as error:
+                    left_out(error, on_invalid)
+        return changes
+
+    # Writing one key
+
+    async def save(self, value: M, *, expect: Expect | Carried = CARRIED) -> int:
+        """Store the object if nobody wrote its key since it was read; return the new revision.
+
+        All or nothing. An object that was never read or stored here expects its key to be ABSENT. The new revision
+        is stamped on the object; after an error the object is as it was.
+
+        Args:
+            value: an instance of the repository's class.
+            expect: `ANY`, `ABSENT` or a revision, instead of what the object carries.
+
+        Raises:
+            KeyExistsError: ABSENT was expected and the key has a live value.
+            RevisionMismatchError: a revision was expected and the latest is another.
+            EncodeError: the object could not be read back as a valid one; nothing was sent.
+            ValueTooLargeError: nothing was sent.
+            ValueError: `expect` is none of the three.
+        """
+        check_expect(expect)
+        async with self._operation("save") as operation:
+            return await operation.save(value, expect)
+
+    async def get_or_create(self, value: M) -> M:
+        """Return what is stored under the object's key, or the object itself, stored now.
+
+        Raises:
+            DecodeError: the stored bytes are no valid object.
+            EncodeError, ValueTooLargeError: the object cannot be stored; nothing was sent.
+        """
+        async with self._operation("get_or_create") as operation:
+            return await operation.get_or_create(value)
+
+    async def update(self, *key: object, apply: Apply[M], **key_fields: object) -> M:
+        """Change what is stored and save it, again from the start whenever another writer was faster.
+
+        `apply` gets the object as stored and returns the new one, or changes it in place and returns None; it may be
+        async, may run several times and must keep the key. Returns the saved object.
+
+        Raises:
+            KeyNotFoundError: no live value.
+            InvalidKeyError: `apply` changed a key field.
+            RevisionMismatchError: other writers were faster until the time budget ended; nothing was stored.
+            DecodeError, EncodeError, ValueTooLargeError: nothing was stored.
+        """
+        raw_key = self._mapping.raw_key(key, key_fields)
+        async with self._operation("update") as operation:
+            return await operation.update(raw_key, apply)
+
+    async def delete(self, *key: object, **key_fields: object) -> int:
+        """Delete an object or a key, keeping its history; return the marker's revision.
+
+        `delete(obj)` is checked against the revision of the object, like a save. `delete(*key)` deletes whatever is
+        there now, again if another writer got between.
+
+        Raises:
+            KeyNotFoundError: nothing live is there; nothing was written.
+            KeyExistsError: the object was never read here and the key is live.
+            RevisionMismatchError: somebody wrote since the object was read.
+        """
+        return await self._mark("deleted", key, key_fields)
+
+    async def purge(self, *key: object, **key_fields: object) -> int:
+        """Delete an object or a key together with its history; return the marker's revision.
+
+        As `delete`, but `purge(*key)` also erases the history of a deleted key.
+
+        Raises:
+            KeyNotFoundError: nothing is there to erase; nothing was written.
+            KeyExistsError, RevisionMismatchError: as `delete`.
+        """
+        return await self._mark("purged", key, key_fields)
+
+    async def restore(self, *key: object, revision: int, **key_fields: object) -> int:
+        """Store the bytes of an older revision again, as a new one; return that.
+
+        Raises:
+            KeyNotFoundError: that revision is not (any more) an entry of this key.
+            DecodeError: its bytes are no valid object; nothing was stored.
+            RevisionMismatchError, KeyExistsError: somebody wrote meanwhile; nothing was stored.
+        """
+        check_revision("revision", revision)
+        raw_key = self._mapping.raw_key(key, key_fields)
+        async with self._operation("restore") as operation:
+            return await operation.restore(raw_key, revision)
+
+    # Many keys
+
+    async def find(self, *, on_invalid: OnInvalid = "raise", **key_fields: object) -> AsyncGenerator[M, None]:
+        """Yield every live object whose key fields have these values; the server filters. In no order.
+
+        Raises:
+            DecodeError: stored bytes are no valid object, and `on_invalid` is "raise".
+        """
+        async with aclosing(self._scan("find", key_fields)) as entries:
+            async for typed, raw, _ in entries:
+                try:
+                    value = typed.value(raw)
+                except DecodeError as error:
+                    left_out(error, on_invalid)
+                else:
+                    yield value
+
+    async def keys(self, **key_fields: object) -> AsyncGenerator[Key, None]:
+        """Yield the key of every live entry whose key fields have these values: what `get(*key)` takes."""
+        async with aclosing(self._scan("keys", key_fields)) as entries:
+            async for _, _, key in entries:
+                yield key
+
+    async def count(self, **key_fields: object) -> int:
+        """Return how many live entries have these key fields."""
+        async with aclosing(self._scan("count", key_fields)) as entries:
+            return len([key async for _, _, key in entries])
+
+    async def get_many(self, keys: Iterable[Key], *, on_invalid: OnInvalid = "raise") -> list[M | None]:
+        """Return the latest live object of each key, in the order asked; None where there is none.
+
+        Raises:
+            DecodeError: stored bytes are no valid object, and `on_invalid` is "raise"; otherwise None stands there.
+        """
+        raw_keys = [self._mapping.raw_key(_as_key(key), {}) for key in keys]
+        found: list[M | None] = []
+        async with self._operation("get_many") as operation:
+            for raw in await operation.handle.get_many(raw_keys, deadline=operation.deadline):
+                value: M | None = None
+                try:
+                    value = operation.typed.value(raw) if isinstance(raw, RawEntry) else None
+                except DecodeError as error:
+                    left_out(error, on_invalid)
+                found.append(value)
+        return found
+
+    async def save_many(self, values: Iterable[M], *, expect: Expect | Carried = CARRIED) -> list[int]:
+        """Save each object, many under way at a time; return their revisions in order.
+
+        Each is checked, validated and stamped as by `save`, as soon as its outcome is known, and has the whole time
+        budget from when it is sent. Once the store is found unreachable, those not yet sent are not sent.
+
+        Raises:
+            BulkError: some were not stored; the others are. Where two have the same key, nothing was sent.
+        """
+        check_expect(expect)
+        async with self._operation("save_many") as operation:
+            return await Saves(operation, values, partial(self._operation, "save"), expect).run()
+
+    async def delete_many(self, items: Iterable[M | Key]) -> list[int]:
+        """Delete objects or keys (tuples of key fields), many at a time; return the markers' revisions in order.
+
+        Each is checked and stamped as by `delete`, with the time budget of `save_many`.
+
+        Raises:
+            BulkError: some were not deleted; the others are. Where two have the same key, nothing was sent.
+        """
+        async with self._operation("delete_many") as operation:
+            return await Deletes(operation, items, partial(self._operation, "delete")).run()
+
+    async def load(
+        self, values: Iterable[M] | AsyncIterable[M], *, progress: Callable[[int], object] | None = None
+    ) -> int:
+        """Store objects in this order, whatever is there, and return their number: the fast way in for many.
+
+        Each is validated, none is checked against a revision (the last writer wins) or stamped. Some hundred of them
+        are held at a time; the time budget is that of each such portion.
+
+        Args:
+            values: any number of objects, from an iterable or an asynchronous one.
+            progress: told the number stored so far, again and again.
+
+        Raises:
+            StoreError: it stopped; the first `.stored` objects are stored, and of those after them some may be only if
+                it is a StoreTimeoutError or the store was closed. An object that cannot be stored is its `__cause__`.
+        """
+        async with self._operation("load") as operation:
+            return await Load(operation, progress).run(values)
+
+    def watch(
+        self,
+        *,
+        since: int | Entry[Any] | Marker | CaughtUp | None = None,
+        history: bool = False,
+        updates_only: bool = False,
+        on_invalid: OnInvalid = "raise",
+        **key_fields: object,
+    ) -> Watch[M]:
+        """Watch the keys whose key fields have these values: what is there, a CaughtUp, then every change.
+
+        Args:
+            since: go on after this revision, or after what an earlier watch delivered. Where that is not possible, a
+                Reset comes and the current state follows.
+            history: begin with every kept change instead of the latest of each key.
+            updates_only: begin with what comes from now on.
+            on_invalid: what to do with a value that does not decode.
+            key_fields: as for `find`.
+
+        Raises:
+            InvalidKeyError: unknown or refused key fields.
+            ValueError: more than one of `since`, `history` and `updates_only`, or a `since` that is none.
+        """
+        if since is not None and not isinstance(since, Entry | Marker | CaughtUp):
+            check_revision("since", since, or_else="an Entry, Marker, CaughtUp or ", least=0)
+        if (since is not None) + history + updates_only > 1:
+            raise ValueError("since=, history= and updates_only= say three different starts; give one of them")
+        start = Replay.HISTORY if history else Replay.NOTHING if updates_only else Replay.CURRENT
+        return Watch(self._feed(key_fields, start if since is None else since), on_invalid)
+
+    def view(self, *, on_invalid: WhatOfInvalid = "keep", **key_fields: object) -> View[M]:
+        """Return a live local copy of the objects under a filter: `async with orders.view(tenant="acme") as view`.
+
+        It is complete on entering, kept up to date by a task of its own, and read without I/O.
+
+        Args:
+            on_invalid: what to do with a value that does not decode, beside keeping its error in `view.invalid`:
+                nothing more, end the view with it ("raise"), log it ("skip"), or tell a function.
+            key_fields: as for `find`.
+
+        Raises:
+            InvalidKeyError: unknown or refused key fields.
+        """
+        feed = self._feed(key_fields, Replay.CURRENT)
+        return View(self._mapping, feed, on_invalid=on_invalid, timeout=self._timeout)
+
+    # Steps
+
+    def _operation(self, name: str) -> _Running[M]:
+        return _Running(name, self._mapping, self._store, self._bucket, self._timeout)
+
+    async def _mark(self, reason: MarkReason, key: Sequence[object], key_fields: dict[str, object]) -> int:
+        if len(key) == 1 and isinstance(key[0], BaseModel):
+            value = key[0]
+            if not isinstance(value, self.model) or key_fields:
+                raise InvalidKeyError(f"give one {self.model.__name__}, or the values of its key fields", key=value)
+            async with self._operation(reason) as operation:
+                return await operation.mark_object(value, reason)
+        raw_key = self._mapping.raw_key(key, key_fields)
+        async with self._operation(reason) as operation:
+            return await operation.mark_key(raw_key, reason)
+
+    async def _scan(
+        self, name: str, key_fields: dict[str, object]
+    ) -> AsyncGenerator[tuple[Typed[M], RawEntry, Key], None]:
+        """Yield the live entries under a filter: their names first, then what they hold, some at a time."""
+        filter_ = self._mapping.filter(key_fields)
+        async with self._operation(name) as operation:
+            raw_keys = await operation.handle.names([filter_], deadline=operation.deadline)
+        keys = [(raw_key, key) for raw_key in raw_keys if (key := self._mapping.key(raw_key)) is not None]
+        for start in range(0, len(keys), _KEYS_AT_ONCE):
+            chunk = keys[start : start + _KEYS_AT_ONCE]
+            # The time between two chunks is the caller's: each has its own budget.
+            names = [raw_key for raw_key, _ in chunk]
+            changes = await operation.handle.get_many(names, deadline=Deadline(self._timeout))
+            for (_, key), raw in zip(chunk, changes, strict=True):
+                if isinstance(raw, RawEntry):
+                    yield operation.typed, raw, key
+
+    def _feed(self, key_fields: dict[str, object], start: Start) -> Feed[M]:
+        return Feed(self._mapping, self._opened, self._mapping.filter(key_fields), start)
+
+    async def _opened(self) -> BucketHandle:
+        async with self._operation("watch") as operation:
+            return operation.handle
+
+
+class _Running(Generic[M]):
+    """One operation from its start to its end: the one point that each of them passes (tracing hooks in here)."""
+
+    __slots__ = ("_bucket", "_mapping", "_name", "_store", "_timeout")
+
+    def __init__(
+        self, name: str, mapping: CompiledMapping[M], store: Buckets, bucket: Bucket, timeout: timedelta
+    ) -> None:
+        self._name = name
+        self._mapping = mapping
+        self._store = store
+        self._bucket = bucket
+        self._timeout = timeout
+
+    async def __aenter__(self) -> Operation[M]:
+        """Open the bucket as it is now; the time budget begins."""
+        deadline = Deadline(self._timeout)
+        return Operation(self._mapping, await self._store.handle(self._bucket, deadline), deadline)
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        """Nothing is to be done at the end yet."""
+
+
+def model_of(repository: type[Repository[M]]) -> type[M]:
+    """Return the class that a repository class was written for.
+
+    Raises:
+        ModelError: it does not say.
+    """
+    for cls in repository.__mro__:
+        for base in getattr(cls, "__orig_bases__", ()):
+            origin = get_origin(base)
+            if isinstance(origin, type) and issubclass(origin, Repository):
+                (model,) = get_args(base)
+                if isinstance(model, type):
+                    return model
+    raise ModelError(
+        f"{repository.__name__} does not say its model: write class {repository.__name__}(Repository[Order])"
+    )
+
+
+def _as_key(key: Key) -> Key:
+    if not isinstance(key, tuple):
+        raise InvalidKeyError(f"{key!r} is no tuple of key fields, as keys() yields them", key=key)
+    return key

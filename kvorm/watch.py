@@ -1,0 +1,97 @@
+"""A typed stream of changes."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator
+from contextlib import aclosing, suppress
+from datetime import timedelta
+from types import TracebackType
+from typing import Generic, Self, TypeAlias, TypeVar
+
+from pydantic import BaseModel
+
+from kvorm.backends.base import RawEntry, RawMarker
+from kvorm.entry import CaughtUp, Entry, Marker, Reset
+from kvorm.errors import DecodeError
+from kvorm.feed import Feed
+from kvorm.typed import OnInvalid, left_out
+
+M = TypeVar("M", bound=BaseModel)
+
+Event: TypeAlias = Entry[M] | Marker | CaughtUp | Reset
+
+
+class Watch(Generic[M]):
+    """The current state of some keys, then their changes as they come.
+
+    Use it in `async for`; leaving the loop ends it. `async with` ends it at a known moment. `values()` is for those who
+    want the models alone.
+
+    Raises, while iterating:
+        DecodeError: a value is no valid model, and `on_invalid` says "raise"; the watch has ended.
+        BucketNotFoundError: the bucket was deleted.
+        StoreClosedError: the store or its connection was closed.
+    """
+
+    def __init__(self, feed: Feed[M], on_invalid: OnInvalid) -> None:
+        self._feed = feed
+        # It does not refer to this object, so that an abandoned watch is collected, and ended, at once.
+        self._events = _typed(feed, on_invalid)
+
+    @property
+    def caught_up(self) -> bool:
+        """Whether all that existed at the start, or since the last Reset, has been delivered."""
+        return self._feed.caught_up
+
+    @property
+    def revision(self) -> int:
+        """The bucket's revision up to which everything has been delivered: `since=` goes on there."""
+        return self._feed.revision
+
+    @property
+    def silent_for(self) -> timedelta:
+        """How long the store has not been heard of; below two seconds while all is well, zero before the start."""
+        return self._feed.silent_for
+
+    def __aiter__(self) -> Self:
+        return self
+
+    async def __anext__(self) -> Event[M]:
+        return await anext(self._events)
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        await self.aclose()
+
+    async def aclose(self) -> None:
+        """End the watch, also for a task that waits for its next event; nothing stays on the server. Idempotent."""
+        await self._feed.aclose()
+        # Raised while another task waits in it: that task ends it.
+        with suppress(RuntimeError):
+            await self._events.aclose()
+
+    async def values(self) -> AsyncGenerator[M, None]:
+        """Yield the live models alone, as they are and as they change."""
+        async with self:
+            async for event in self:
+                if isinstance(event, Entry):
+                    yield event.value
+
+
+async def _typed(feed: Feed[M], on_invalid: OnInvalid) -> AsyncGenerator[Event[M], None]:
+    async with aclosing(feed.events()) as events:
+        async for event in events:
+            if isinstance(event, CaughtUp | Reset):
+                yield event
+            elif isinstance(event, RawEntry | RawMarker):
+                try:
+                    change = feed.typed.change(event)
+                except DecodeError as error:
+                    if feed.is_of_model(event):
+                        left_out(error, on_invalid)
+                else:
+                    yield change
