@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import time
+import asyncio
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -75,22 +75,26 @@ class Replay(Enum):
 
 
 class Deadline:
-    """The moment by which an operation has ended, whatever its steps: one budget for all of them."""
+    """The moment by which an operation has ended, whatever its steps: one budget for all of them.
 
-    __slots__ = ("_end", "timeout")
+    It goes by the clock of the running event loop.
+    """
+
+    __slots__ = ("_end", "_now", "timeout")
 
     def __init__(self, timeout: timedelta) -> None:
         self.timeout = timeout
-        self._end = time.monotonic() + timeout.total_seconds()
+        self._now = asyncio.get_running_loop().time
+        self._end = self._now() + timeout.total_seconds()
 
     def remaining(self) -> float:
         """Return the seconds left, never below zero."""
-        return max(0.0, self._end - time.monotonic())
+        return max(0.0, self._end - self._now())
 
     @property
     def passed(self) -> bool:
         """Whether nothing is left."""
-        return time.monotonic() >= self._end
+        return self._now() >= self._end
 
 
 class RefusedError(Exception):

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import secrets
-import time
 from collections import deque
 from collections.abc import Mapping
 from contextlib import suppress
@@ -75,8 +74,9 @@ class Consumer:
         self._unread: deque[Received] = deque()
         self._arrived = asyncio.Event()
         self._lost = False
+        self._now = asyncio.get_running_loop().time
         self.heard = heard
-        """When the server was last heard of, as of `time.monotonic`."""
+        """When the server was last heard of, by the clock of the event loop."""
 
     async def open(self, delivery: Mapping[str, Any], deadline: Deadline) -> int:
         """Make it on the server; return how many messages it has to deliver.
@@ -107,7 +107,7 @@ class Consumer:
         self._on_server = True
         await asyncio.wait({self._creating})
         info = self._creating.result()
-        self._silent_ticks, self.heard = 0, time.monotonic()
+        self._silent_ticks, self.heard = 0, self._now()
         pending: int = info["num_pending"]
         return pending
 
@@ -218,7 +218,7 @@ class Consumer:
         await asyncio.gather(creating, return_exceptions=True)
 
     def _receive(self, message: Received) -> None:
-        self._silent_ticks, self.heard = 0, time.monotonic()
+        self._silent_ticks, self.heard = 0, self._now()
         # Of heartbeats that nobody reads the last one is enough. They alone want no reply.
         if not message.reply and self._unread and not self._unread[-1].reply:
             self._unread[-1] = message

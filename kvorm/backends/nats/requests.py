@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import time
 from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from typing import Final, NamedTuple, TypeAlias
 
@@ -54,7 +53,7 @@ class _Told:
     ) -> None:
         self.subject = subject
         self.life = life
-        self.until = time.monotonic() + seconds
+        self.until = asyncio.get_running_loop().time() + seconds
         self.token = ""
         self._waiting = waiting
         self._answered = answered
@@ -76,7 +75,7 @@ class _One:
     def __init__(self, subject: str, life: int, seconds: float) -> None:
         self.subject = subject
         self.life = life
-        self.until = time.monotonic() + seconds
+        self.until = asyncio.get_running_loop().time() + seconds
         self.answer: asyncio.Future[Received] = asyncio.get_running_loop().create_future()
 
     def take(self, message: Received) -> None:
@@ -276,7 +275,7 @@ class Requests:
     def _look_after_connection(self) -> None:
         """End what a lost connection will not answer, and what has waited long enough; look again while any waits."""
         self._look = None
-        now, connected, life = time.monotonic(), self._client.is_connected, self.life
+        now, connected, life = asyncio.get_running_loop().time(), self._client.is_connected, self.life
         for waiting in list(self._waiting.values()):
             if not connected or waiting.life != life:
                 waiting.fail(UnansweredError("the connection was lost"))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import time
 from collections import deque
 from collections.abc import Callable, Mapping
 from datetime import timedelta
@@ -70,6 +69,7 @@ class NatsWatch:
         # None: caught up, or not begun.
         self._initial: InitialState | None = None
         self._told: deque[RawEvent] = deque()
+        self._now = asyncio.get_running_loop().time
         self._consumer = Consumer(stream, heard=0.0)
         self._flowing = False
         self._work: asyncio.Task[None] | None = None
@@ -89,7 +89,7 @@ class NatsWatch:
     @property
     def silent_for(self) -> float:
         """Seconds since the server was last heard of."""
-        return time.monotonic() - self._consumer.heard if self._began else 0.0
+        return self._now() - self._consumer.heard if self._began else 0.0
 
     def __aiter__(self) -> Self:
         return self
@@ -143,7 +143,7 @@ class NatsWatch:
     def _begin(self) -> None:
         if not self._began:
             self._began = True
-            self._consumer.heard = time.monotonic()
+            self._consumer.heard = self._now()
             self._watches.add(self)
 
     async def _finish_work(self) -> None:
