@@ -1,7 +1,7 @@
 """kvorm: typed objects in NATS JetStream Key-Value buckets, each save checked against the revision it was read at."""
 
 from kvorm.bucket import Bucket, Placement
-from kvorm.entry import ABSENT, ANY, CaughtUp, Entry, Marker, Reset
+from kvorm.entry import ABSENT, ANY, CaughtUp, Entry, Head, Marker, Page, Reset
 from kvorm.errors import (
     BucketMismatchError,
     BucketNotFoundError,
@@ -50,6 +50,7 @@ __all__ = [
     "Difference",
     "EncodeError",
     "Entry",
+    "Head",
     "Health",
     "InvalidKeyError",
     "Key",
@@ -63,6 +64,7 @@ __all__ = [
     "ModelError",
     "NatsStore",
     "NotFoundError",
+    "Page",
     "PermissionDeniedError",
     "Permissions",
     "Placement",

@@ -1,10 +1,11 @@
-"""What a bucket holds and what a watch yields: entries, markers and the two signs between them.
+"""What a bucket holds and what lists and watches yield: entries, heads, pages, markers and the two signs between them.
 
 These are plain classes, made for `match`; none of them knows a store.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from datetime import datetime
 from enum import Enum
 from typing import Any, ClassVar, Final, Generic, Literal, TypeAlias, TypeVar
@@ -101,6 +102,49 @@ class Entry(_Plain, Generic[T_co]):
         self.raw_key: Final = raw_key
         self.bucket: Final = bucket
         self.incarnation: Final = incarnation
+
+
+class Head(_Plain):
+    """An entry without its value.
+
+    Attributes:
+        key, revision, written, raw_key, bucket: as of `Entry`.
+        size_bytes: of the stored value.
+    """
+
+    __slots__ = ("bucket", "key", "raw_key", "revision", "size_bytes", "written")
+    __match_args__ = ("key", "revision")
+    _fields = ("key", "revision", "written", "size_bytes", "raw_key", "bucket")
+
+    def __init__(self, key: Key, revision: int, written: datetime, size_bytes: int, raw_key: str, bucket: str) -> None:
+        self.key: Final = key
+        self.revision: Final = revision
+        self.written: Final = written
+        self.size_bytes: Final = size_bytes
+        self.raw_key: Final = raw_key
+        self.bucket: Final = bucket
+
+
+class Page(_Plain, Generic[T_co]):
+    """Some entries of a longer list, in the order of their revisions.
+
+    Attributes:
+        entries: no more than were asked for.
+        after: what to pass as `after=` for the next page; None if there is none.
+    """
+
+    __slots__ = ("after", "entries")
+    __match_args__ = ("entries", "after")
+    _fields = ("entries", "after")
+
+    def __init__(self, entries: Sequence[Entry[T_co]], after: int | None) -> None:
+        self.entries: Final = tuple(entries)
+        self.after: Final = after
+
+    @property
+    def values(self) -> list[T_co]:
+        """The objects alone."""
+        return [entry.value for entry in self.entries]
 
 
 class Marker(_Plain):

@@ -182,16 +182,20 @@ class Follower(Generic[M]):
         """Drop what is gone from the store: its marker may have gone, too, before the watch went on."""
         while True:
             try:
-                return await self._drop_what_is_gone(self._filled, Deadline(self._timeout))
+                return await self._drop_what_is_gone(self._filled)
             except BucketNotFoundError:
                 return None  # the watch will tell
             except (StoreUnavailableError, StoreTimeoutError):
                 await asyncio.sleep(_RETRY_SECONDS)
 
-    async def _drop_what_is_gone(self, contents: Contents[M], deadline: Deadline) -> None:
+    async def _drop_what_is_gone(self, contents: Contents[M]) -> None:
         handle = self._feed.handle
-        suspects = contents.besides(await handle.names([self._feed.filter], deadline=deadline))
-        changes = await handle.get_many(list(suspects), deadline=deadline)
+        names: list[str] = []
+        async with aclosing(handle.names([self._feed.filter], timeout=self._timeout)) as portions:
+            async for portion in portions:
+                names += portion
+        suspects = contents.besides(names)
+        changes = await handle.get_many(list(suspects), deadline=Deadline(self._timeout))
         for (raw_key, held), change in zip(suspects.items(), changes, strict=True):
             if not isinstance(change, RawEntry) and contents.held(raw_key) is held:
                 contents.put(raw_key, None)

@@ -7,14 +7,14 @@ from contextlib import aclosing
 from datetime import timedelta
 from functools import partial
 from types import TracebackType
-from typing import Any, Final, Generic, Protocol, TypeVar, get_args, get_origin
+from typing import Any, Generic, Protocol, TypeVar, get_args, get_origin
 
 from pydantic import BaseModel
 
 from kvorm.backends.base import BucketHandle, Deadline, MarkReason, RawEntry, Replay
 from kvorm.bucket import Bucket
 from kvorm.bulk import Deletes, Load, Saves
-from kvorm.entry import CaughtUp, Entry, Expect, Key, Marker
+from kvorm.entry import CaughtUp, Entry, Expect, Head, Key, Marker, Page
 from kvorm.errors import (
     DecodeError,
     InvalidKeyError,
@@ -22,15 +22,14 @@ from kvorm.errors import (
 )
 from kvorm.feed import Feed, Start
 from kvorm.follower import WhatOfInvalid
+from kvorm.lists import Lists, check_limit, first_revision
 from kvorm.model import CompiledMapping, Mapping, compile_model
 from kvorm.operation import CARRIED, Apply, Carried, Operation, check_expect, check_revision
-from kvorm.typed import OnInvalid, Typed, left_out
+from kvorm.typed import OnInvalid, left_out
 from kvorm.view import View
 from kvorm.watch import Watch
 
 M = TypeVar("M", bound=BaseModel)
-
-_KEYS_AT_ONCE: Final = 256
 
 
 class Buckets(Protocol):
@@ -247,31 +246,106 @@ class Repository(Generic[M]):
 
     # Many keys
 
-    async def find(self, *, on_invalid: OnInvalid = "raise", **key_fields: object) -> AsyncGenerator[M, None]:
+    async def find(
+        self,
+        *,
+        where: Callable[[M], object] | None = None,
+        limit: int | None = None,
+        on_invalid: OnInvalid = "raise",
+        **key_fields: object,
+    ) -> AsyncGenerator[M, None]:
         """Yield every live object whose key fields have these values; the server filters. In no order.
+
+        Each key comes once. What is live from the start to the end is not missed, however often it is written
+        meanwhile; nothing comes that was not live at some time in it. Some hundred objects are held at a time.
+
+        Args:
+            where: yield only objects for which this is true. A scan on this side: each value is moved and decoded.
+            limit: yield no more than so many.
+            on_invalid: what to do with a value that does not decode.
+            key_fields: any of them.
 
         Raises:
             DecodeError: stored bytes are no valid object, and `on_invalid` is "raise".
+            BucketNotFoundError: also where the bucket was made anew meanwhile.
+            ValueError: `limit` is no int from 1 on.
         """
-        async with aclosing(self._scan("find", key_fields)) as entries:
-            async for typed, raw, _ in entries:
-                try:
-                    value = typed.value(raw)
-                except DecodeError as error:
-                    left_out(error, on_invalid)
-                else:
-                    yield value
+        lists, left = self._lists("find", key_fields), _as_limit(limit)
+        # With `where` nobody knows how many must be looked at.
+        async with aclosing(lists.entries(limit if where is None else None)) as portions:
+            async for typed, entries in portions:
+                for raw in entries:
+                    value = lists.value(typed, raw, on_invalid)
+                    if value is not None and (where is None or where(value)):
+                        yield value
+                        left -= 1
+                        if not left:
+                            return
 
-    async def keys(self, **key_fields: object) -> AsyncGenerator[Key, None]:
-        """Yield the key of every live entry whose key fields have these values: what `get(*key)` takes."""
-        async with aclosing(self._scan("keys", key_fields)) as entries:
-            async for _, _, key in entries:
-                yield key
+    async def keys(
+        self, *, where: Callable[[Key], object] | None = None, limit: int | None = None, **key_fields: object
+    ) -> AsyncGenerator[Key, None]:
+        """Yield the key of every live entry whose key fields have these values: what `get(*key)` takes.
+
+        Exact as `find`. No values are moved.
+
+        Args:
+            where: yield only keys for which this is true; told on this side.
+            limit: yield no more than so many.
+            key_fields: any of them.
+
+        Raises:
+            ValueError: `limit` is no int from 1 on.
+        """
+        left = _as_limit(limit)
+        async with aclosing(self._lists("keys", key_fields).heads()) as portions:
+            async for heads in portions:
+                for head in heads:
+                    key = self._mapping.key(head.raw_key)
+                    if key is not None and (where is None or where(key)):
+                        yield key
+                        left -= 1
+                        if not left:
+                            return
+
+    async def heads(self, **key_fields: object) -> AsyncGenerator[Head, None]:
+        """Yield every live entry without its value: key, revision, when it was written, and size. As `keys`."""
+        lists = self._lists("heads", key_fields)
+        async with aclosing(lists.heads()) as portions:
+            async for heads in portions:
+                for raw in heads:
+                    head = lists.head(raw, self._bucket.name)
+                    if head is not None:
+                        yield head
 
     async def count(self, **key_fields: object) -> int:
-        """Return how many live entries have these key fields."""
-        async with aclosing(self._scan("count", key_fields)) as entries:
-            return len([key async for _, _, key in entries])
+        """Return how many live entries have these key fields: exact as `keys`, and no values are moved."""
+        is_key, number = self._mapping.key, 0
+        async with aclosing(self._lists("count", key_fields).heads()) as portions:
+            async for heads in portions:
+                number += sum(is_key(head.raw_key) is not None for head in heads)
+        return number
+
+    async def page(
+        self, *, limit: int, after: int | None = None, on_invalid: OnInvalid = "raise", **key_fields: object
+    ) -> Page[M]:
+        """Return some of the live entries, in the order of their revisions: a page of a listing.
+
+        The next page begins behind this one's `.after`; the last one has None there. Of all pages together: an entry
+        that is not written meanwhile comes once, one that is written may come again on a later page.
+
+        Args:
+            limit: the most entries on the page.
+            after: the `.after` of the page before; None for the first.
+            on_invalid: what to do with a value that does not decode.
+            key_fields: any of them.
+
+        Raises:
+            DecodeError: stored bytes are no valid object, and `on_invalid` is "raise".
+            ValueError: `limit` is no int from 1 on, or `after` no revision.
+        """
+        check_limit(limit)
+        return await self._lists("page", key_fields).page(limit, first_revision(after), on_invalid)
 
     async def get_many(self, keys: Iterable[Key], *, on_invalid: OnInvalid = "raise") -> list[M | None]:
         """Return the latest live object of each key, in the order asked; None where there is none.
@@ -396,22 +470,8 @@ class Repository(Generic[M]):
         async with self._operation(reason) as operation:
             return await operation.mark_key(raw_key, reason)
 
-    async def _scan(
-        self, name: str, key_fields: dict[str, object]
-    ) -> AsyncGenerator[tuple[Typed[M], RawEntry, Key], None]:
-        """Yield the live entries under a filter: their names first, then what they hold, some at a time."""
-        filter_ = self._mapping.filter(key_fields)
-        async with self._operation(name) as operation:
-            raw_keys = await operation.handle.names([filter_], deadline=operation.deadline)
-        keys = [(raw_key, key) for raw_key in raw_keys if (key := self._mapping.key(raw_key)) is not None]
-        for start in range(0, len(keys), _KEYS_AT_ONCE):
-            chunk = keys[start : start + _KEYS_AT_ONCE]
-            # The time between two chunks is the caller's: each has its own budget.
-            names = [raw_key for raw_key, _ in chunk]
-            changes = await operation.handle.get_many(names, deadline=Deadline(self._timeout))
-            for (_, key), raw in zip(chunk, changes, strict=True):
-                if isinstance(raw, RawEntry):
-                    yield operation.typed, raw, key
+    def _lists(self, name: str, key_fields: dict[str, object]) -> Lists[M]:
+        return Lists(self._mapping, self._mapping.filter(key_fields), partial(self._operation, name))
 
     def _feed(self, key_fields: dict[str, object], start: Start) -> Feed[M]:
         return Feed(self._mapping, self._opened, self._mapping.filter(key_fields), start)
@@ -462,6 +522,14 @@ def model_of(repository: type[Repository[M]]) -> type[M]:
     raise ModelError(
         f"{repository.__name__} does not say its model: write class {repository.__name__}(Repository[Order])"
     )
+
+
+def _as_limit(limit: int | None) -> int:
+    """Return how many to count down from: below zero, and so never zero, where there is no limit."""
+    if limit is None:
+        return -1
+    check_limit(limit)
+    return limit
 
 
 def _as_key(key: Key) -> Key:

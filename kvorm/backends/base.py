@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from enum import Enum
@@ -47,6 +47,15 @@ class RawMarker:
     operation_id: str | None = None
 
 
+class RawHead(NamedTuple):
+    """An entry without its value."""
+
+    raw_key: str
+    revision: int
+    written: datetime
+    size_bytes: int
+
+
 RawChange: TypeAlias = RawEntry | RawMarker
 
 
@@ -63,7 +72,10 @@ class Position(NamedTuple):
     revision: int
 
 
-RawEvent: TypeAlias = RawChange | CaughtUp | Reset | Resumed | Position
+Signal: TypeAlias = CaughtUp | Reset | Resumed | Position
+"""What a watch tells beside changes."""
+
+RawEvent: TypeAlias = RawChange | Signal
 
 
 class Replay(Enum):
@@ -208,8 +220,23 @@ class BucketHandle(Protocol):
         """Return every kept change of a key as of one moment, oldest first."""
         ...
 
-    async def names(self, filters: Sequence[str], *, deadline: Deadline) -> list[str]:
-        """Return the raw keys that match a filter and have any change, markers too; each once, in no order."""
+    async def changes_after(self, filter_: str, revision: int, *, most: int, deadline: Deadline) -> list[RawChange]:
+        """Return the kept changes of a filter after a revision, oldest first; fewer than `most` where no more are."""
+        ...
+
+    def names(self, filters: Sequence[str], *, timeout: timedelta) -> AsyncGenerator[list[str], None]:
+        """Yield the raw keys that match a filter and have any change, markers too, in portions; each once, in no order.
+
+        A key that has one from the first request to the last is not missed. Each portion has `timeout`.
+        """
+        ...
+
+    def heads(self, filters: Sequence[str], *, timeout: timedelta) -> AsyncGenerator[list[RawHead], None]:
+        """Yield the live entries that match a filter, without their values, in portions; each key once, in no order.
+
+        A key that is live all the time is not missed, and none comes that was not live at some time in it. Each portion
+        has `timeout`.
+        """
         ...
 
     async def put(

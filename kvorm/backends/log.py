@@ -117,10 +117,10 @@ class Log:
         return [self._messages[sequence] for sequence in self._subjects.get(subject, ())]
 
     def after(self, sequence: int) -> Iterator[StoredMessage]:
-        """Yield the messages with a higher number, oldest first, as they are now."""
+        """Yield the messages with a higher number, oldest first; of those there now the ones still there then."""
         self.expire()
-        start = bisect_right(self._order, sequence)
-        return iter([self._messages[number] for number in self._order[start:] if number in self._messages])
+        later = self._order[bisect_right(self._order, sequence) :]
+        return (self._messages[number] for number in later if number in self._messages)
 
     def subjects(self) -> list[str]:
         """Return every subject that has a message."""

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Iterable, Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+from itertools import islice
 from typing import Final
 
 from kvorm.backends import message
@@ -17,6 +18,7 @@ from kvorm.backends.base import (
     Put,
     RawChange,
     RawEntry,
+    RawHead,
     RefusedError,
     Replay,
     Told,
@@ -28,7 +30,7 @@ from kvorm.bucket import Bucket, differences
 from kvorm.entry import ABSENT, ANY, Expect
 from kvorm.errors import BucketNotFoundError, StoreClosedError, StoreError, UnsupportedError
 from kvorm.health import BucketHealth, Health
-from kvorm.keys import matches_any
+from kvorm.keys import matches, matches_any
 
 MAX_PAYLOAD: Final = 1024 * 1024
 """Bytes of one message, headers included: the default of the server."""
@@ -177,10 +179,26 @@ class MemoryBucket:
         log = await self._arrive()
         return [stored.change() for stored in log.of(raw_key)]
 
-    async def names(self, filters: Sequence[str], *, deadline: Deadline) -> list[str]:
-        """Return the raw keys that match a filter."""
+    async def changes_after(self, filter_: str, revision: int, *, most: int, deadline: Deadline) -> list[RawChange]:
+        """Return the kept changes of a filter after a revision, oldest first."""
         log = await self._arrive()
-        return [subject for subject in log.subjects() if matches_any(filters, subject)]
+        matching = (stored for stored in log.after(revision) if matches(filter_, stored.subject))
+        return [stored.change() for stored in islice(matching, most)]
+
+    async def names(self, filters: Sequence[str], *, timeout: timedelta) -> AsyncGenerator[list[str], None]:
+        """Yield the raw keys that match a filter."""
+        log = await self._arrive()
+        yield [subject for subject in log.subjects() if matches_any(filters, subject)]
+
+    async def heads(self, filters: Sequence[str], *, timeout: timedelta) -> AsyncGenerator[list[RawHead], None]:
+        """Yield what is live, without its values."""
+        log = await self._arrive()
+        latest = [log.last(subject) for subject in log.subjects() if matches_any(filters, subject)]
+        yield [
+            RawHead(entry.raw_key, entry.revision, entry.written, len(entry.data))
+            for stored in latest
+            if isinstance(entry := _read(stored), RawEntry)
+        ]
 
     async def put(
         self,

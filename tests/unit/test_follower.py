@@ -2,7 +2,7 @@
 
 import asyncio
 import gc
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
 from datetime import timedelta
 from typing import Any
 
@@ -54,11 +54,12 @@ class MeddledHandle:
     def __getattr__(self, name: str) -> Any:
         return getattr(self._handle, name)
 
-    async def names(self, filters: Sequence[str], *, deadline: Deadline) -> list[str]:
+    async def names(self, filters: Sequence[str], *, timeout: timedelta) -> AsyncGenerator[list[str], None]:
         self._meddling.asked += 1
         if self._meddling.asked < 3:
             raise StoreUnavailableError("not now")
-        return await self._handle.names(filters, deadline=deadline)
+        async for portion in self._handle.names(filters, timeout=timeout):
+            yield portion
 
     def watch(self, filters: Sequence[str], *, start: Replay | int) -> MeddledWatch:
         return MeddledWatch(self._handle.watch(filters, start=start), self._meddling)

@@ -13,6 +13,8 @@ class Floors:
 
     def __init__(self) -> None:
         self._floors: OrderedDict[str, int] = OrderedDict()
+        self.highest = 0
+        """The highest revision of any key."""
 
     def of(self, raw_key: str) -> int:
         """Return the revision below which no answer is fresh; 0 where nothing is known."""
@@ -20,6 +22,7 @@ class Floors:
 
     def raise_to(self, raw_key: str, revision: int) -> None:
         """Remember a revision that was written or read."""
+        self.highest = max(self.highest, revision)
         if revision > self._floors.get(raw_key, 0):
             self._floors[raw_key] = revision
         if raw_key in self._floors:

@@ -118,6 +118,11 @@ def direct(answer: Received) -> StoredMessage | None:
     return None
 
 
+def up_to(end: Received) -> int:
+    """Return how far the replica was that ended a batch; 0 where it does not say. Source: ADR-31."""
+    return int((end.headers or {}).get("Nats-UpTo-Sequence", 0))
+
+
 def from_leader(found: Mapping[str, Any]) -> StoredMessage:
     """Parse the message in an answer of STREAM.MSG.GET."""
     return StoredMessage(

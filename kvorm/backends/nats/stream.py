@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from contextlib import aclosing
 from typing import Any, NamedTuple
 
 from kvorm.backends.base import Deadline
 from kvorm.backends.nats.link import JetStreamError, Link
+from kvorm.backends.nats.names import subject_pages
 from kvorm.backends.nats.replies import NO_MESSAGE, STREAM_NOT_FOUND
 
 
@@ -59,13 +61,13 @@ class Stream:
         """Return a last sequence, and the subjects that match a filter and hold a message then or later."""
         last: int | None = None
         found: set[str] = set()
+
+        async def ask(body: Mapping[str, Any]) -> dict[str, Any]:
+            return await self.link.call(f"STREAM.INFO.{self.name}", body, deadline=deadline)
+
         for subject in self.subjects:
-            offset, total = 0, 1
-            while offset < total:
-                body = {"subjects_filter": subject, "offset": offset}
-                info: dict[str, Any] = await self.link.call(f"STREAM.INFO.{self.name}", body, deadline=deadline)
-                last = info["state"]["last_seq"] if last is None else last
-                subjects: dict[str, int] = info["state"].get("subjects") or {}
-                found.update(subjects)
-                offset, total = offset + len(subjects), info.get("total", 0) if subjects else 0
+            async with aclosing(subject_pages(ask, subject)) as pages:
+                async for page in pages:
+                    last = page.last if last is None else last
+                    found.update(page.subjects)
         return last or 0, found

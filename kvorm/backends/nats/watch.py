@@ -7,9 +7,9 @@ import logging
 from collections import deque
 from collections.abc import Callable, Mapping
 from datetime import timedelta
-from typing import Any, Final, Self
+from typing import Any, Final, Generic, Self, TypeVar
 
-from kvorm.backends.base import Deadline, Position, RawChange, RawEvent, Replay, Resumed
+from kvorm.backends.base import Deadline, Position, Replay, Resumed, Signal
 from kvorm.backends.nats.consumer import Consumer, Delivered, GapError, Idle
 from kvorm.backends.nats.initial import InitialState
 from kvorm.backends.nats.link import JetStreamError
@@ -34,11 +34,15 @@ _REFUSED: Final = timedelta(seconds=10)
 _DOUBT: Final = timedelta(seconds=1)
 """How long a stream may be missing, or behind, before that is believed: another node may know better."""
 
+_NO_OPTIONS: Final[Mapping[str, Any]] = {}
+
+C = TypeVar("C")
+
 _log = logging.getLogger("kvorm")
 
 
-class NatsWatch:
-    """What one watch has told, and the consumer that feeds it now.
+class NatsWatch(Generic[C]):
+    """What one watch has told, and the consumer that feeds it now; `C` is what it tells of a stored message.
 
     Steps that ask the server run as a task of their own: closing the watch ends them, and a reader who stops waiting
     does not.
@@ -51,24 +55,26 @@ class NatsWatch:
         *,
         incarnation: str,
         watches: Watches,
-        read: Callable[[StoredMessage], RawChange],
+        read: Callable[[StoredMessage], C],
         outdate: Callable[[], None],
+        options: Mapping[str, Any] = _NO_OPTIONS,
     ) -> None:
         """Describe a watch; `incarnation` is the life of the bucket that a `start` after a revision means.
 
-        `outdate` is called when the bucket turns out to be another one.
+        `outdate` is called when the bucket turns out to be another one; `options` are further ones of its consumers.
         """
         self._stream = stream
         self._watches = watches
         self._read = read
         self._outdate = outdate
+        self._options = options
         self._start = start
         self._incarnation = incarnation if isinstance(start, int) else ""
         # All changes up to here have been told.
         self._position = start if isinstance(start, int) else 0
         # None: caught up, or not begun.
         self._initial: InitialState | None = None
-        self._told: deque[RawEvent] = deque()
+        self._told: deque[C | Signal] = deque()
         self._now = asyncio.get_running_loop().time
         self._consumer = Consumer(stream, heard=0.0)
         self._flowing = False
@@ -94,12 +100,28 @@ class NatsWatch:
     def __aiter__(self) -> Self:
         return self
 
-    async def __anext__(self) -> RawEvent:
+    async def __anext__(self) -> C | Signal:
+        await self._await_event()
+        return self._told.popleft()
+
+    async def next_at_hand(self) -> list[C | Signal]:
+        """Return the next event, and those behind it that are at hand.
+
+        Raises:
+            Exception: as `__anext__`.
+        """
+        await self._await_event()
+        at_hand = list(self._told)
+        self._told.clear()
+        return at_hand
+
+    async def _await_event(self) -> None:
+        """Return once there is an event to tell."""
         while True:
             if self._ended is not None:
                 raise self._ended
             if self._told:
-                return self._told.popleft()
+                return
             if self._work is not None:
                 await self._finish_work()
             elif self._flowing:
@@ -278,5 +300,5 @@ class NatsWatch:
 
     def _delivery(self) -> Mapping[str, Any]:
         if self._start is Replay.CURRENT and self._initial is not None:
-            return {"deliver_policy": "last_per_subject"}
-        return {"deliver_policy": "by_start_sequence", "opt_start_seq": self._position + 1}
+            return {**self._options, "deliver_policy": "last_per_subject"}
+        return {**self._options, "deliver_policy": "by_start_sequence", "opt_start_seq": self._position + 1}
