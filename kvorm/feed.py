@@ -6,22 +6,29 @@ import asyncio
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import aclosing
 from datetime import timedelta
-from typing import Any, Final, Generic, TypeAlias, TypeVar
+from typing import Any, Final, Generic, NamedTuple, TypeAlias, TypeVar
 
 from pydantic import BaseModel
 
 from kvorm.backends.base import BucketHandle, Position, RawChange, RawEntry, RawEvent, RawMarker, RawWatch, Replay
 from kvorm.entry import CaughtUp, Entry, Marker, Reset
-from kvorm.errors import StoreTimeoutError, StoreUnavailableError
+from kvorm.errors import StoreClosedError, StoreTimeoutError, StoreUnavailableError
 from kvorm.model import CompiledMapping
 from kvorm.typed import Typed
 
 M = TypeVar("M", bound=BaseModel)
+T = TypeVar("T")
 
 Start: TypeAlias = Replay | int | Entry[Any] | Marker | CaughtUp
 """Where it starts: a number goes on after that revision; so does an event, if the bucket is still the same one."""
 
 _RETRY_SECONDS: Final = 0.1
+
+
+class Interrupted(NamedTuple):
+    """No event: the reader stopped waiting, for good or to come back. It is to be told so by a CancelledError."""
+
+    args: tuple[Any, ...]
 
 
 class Feed(Generic[M]):
@@ -32,6 +39,8 @@ class Feed(Generic[M]):
         handle: the bucket itself.
         caught_up: whether all that existed at the start, or since the last Reset, has been told.
         revision: the bucket's revision up to which everything has been told.
+        kept: whether somebody is sure to close it in the end. It outlives a reader who stops waiting then.
+        error: what ended it before its time, None if nothing did.
     """
 
     typed: Typed[M]
@@ -52,18 +61,21 @@ class Feed(Generic[M]):
         self.filter: Final = filter_
         self.caught_up = False
         self.revision = start if isinstance(start, int) else 0
+        self.kept = False
+        self.error: Exception | None = None
 
     @property
     def silent_for(self) -> timedelta:
         """How long the store has not been heard of; zero before the start."""
         return timedelta(seconds=self._raw.silent_for if self._raw is not None else 0.0)
 
-    async def events(self) -> AsyncGenerator[RawEvent, None]:
+    async def events(self) -> AsyncGenerator[RawEvent | Interrupted, None]:
         """Yield what the watch tells, without the markers of keys that are none of the model. To be read once.
 
         An entry that does not decode may be of such a key: `is_of_model` tells. One that decodes is not.
         """
-        await self._open()
+        while isinstance(interrupted := await self._attempt(self._open()), Interrupted):
+            yield interrupted
         start = self._start
         if isinstance(start, Entry | Marker | CaughtUp):
             if start.incarnation == self.handle.incarnation:
@@ -75,9 +87,17 @@ class Feed(Generic[M]):
             return
         self._raw = self.handle.watch([self.filter], start=start)
         async with aclosing(self._raw):
-            async for event in self._raw:
+            while True:
+                try:
+                    event = await self._attempt(anext(self._raw))
+                except StopAsyncIteration:
+                    return
+                if isinstance(event, Interrupted):
+                    yield event
+                    continue
                 if isinstance(event, Reset):
-                    await self._reopen()
+                    while isinstance(interrupted := await self._attempt(self._reopen()), Interrupted):
+                        yield interrupted
                 self._note(event)
                 if not isinstance(event, RawMarker) or self.is_of_model(event):
                     yield event
@@ -91,6 +111,19 @@ class Feed(Generic[M]):
         self._closed = True
         if self._raw is not None:
             await self._raw.aclose()
+
+    async def _attempt(self, step: Awaitable[T]) -> T | Interrupted:
+        """Take a step, which must be taken again if its reader stops waiting meanwhile; one that is not kept ends."""
+        try:
+            return await step
+        except asyncio.CancelledError as cancelled:
+            if self.kept:
+                return Interrupted(cancelled.args)
+            self.error = StoreClosedError(
+                "the watch has ended, because its reader stopped waiting for the next event (it was cancelled, or "
+                "there is a timeout around it): read it inside of `async with`, and it goes on afterwards"
+            )
+            raise
 
     async def _open(self) -> None:
         self.handle = await self._open_bucket()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncGenerator
 from contextlib import aclosing, suppress
 from datetime import timedelta
@@ -13,7 +14,7 @@ from pydantic import BaseModel
 from kvorm.backends.base import RawEntry, RawMarker
 from kvorm.entry import CaughtUp, Entry, Marker, Reset
 from kvorm.errors import DecodeError
-from kvorm.feed import Feed
+from kvorm.feed import Feed, Interrupted
 from kvorm.typed import OnInvalid, left_out
 
 M = TypeVar("M", bound=BaseModel)
@@ -24,13 +25,15 @@ Event: TypeAlias = Entry[M] | Marker | CaughtUp | Reset
 class Watch(Generic[M]):
     """The current state of some keys, then their changes as they come.
 
-    Use it in `async for`; leaving the loop ends it. `async with` ends it at a known moment. `values()` is for those who
-    want the models alone.
+    Use it in `async for`; leaving the loop ends it. `async with` ends it at a known moment, and not before: a reader
+    who stops waiting for the next event, by a timeout around `anext(watch)` for example, comes back and has missed
+    nothing. `values()` is for those who want the models alone.
 
-    Raises, while iterating:
+    Raises, while iterating, each again for who tries again:
         DecodeError: a value is no valid model, and `on_invalid` says "raise"; the watch has ended.
         BucketNotFoundError: the bucket was deleted.
-        StoreClosedError: the store or its connection was closed.
+        StoreClosedError: the store or its connection was closed; or the watch has ended because its reader stopped
+            waiting, outside of `async with`.
     """
 
     def __init__(self, feed: Feed[M], on_invalid: OnInvalid) -> None:
@@ -57,9 +60,15 @@ class Watch(Generic[M]):
         return self
 
     async def __anext__(self) -> Event[M]:
-        return await anext(self._events)
+        if self._feed.error is not None:
+            raise self._feed.error.with_traceback(None)
+        event = await anext(self._events)
+        if isinstance(event, Interrupted):
+            raise asyncio.CancelledError(*event.args)
+        return event
 
     async def __aenter__(self) -> Self:
+        self._feed.kept = True
         return self
 
     async def __aexit__(
@@ -70,6 +79,7 @@ class Watch(Generic[M]):
     async def aclose(self) -> None:
         """End the watch, also for a task that waits for its next event; nothing stays on the server. Idempotent."""
         await self._feed.aclose()
+        self._feed.error = None
         # Raised while another task waits in it: that task ends it.
         with suppress(RuntimeError):
             await self._events.aclose()
@@ -82,16 +92,20 @@ class Watch(Generic[M]):
                     yield event.value
 
 
-async def _typed(feed: Feed[M], on_invalid: OnInvalid) -> AsyncGenerator[Event[M], None]:
-    async with aclosing(feed.events()) as events:
-        async for event in events:
-            if isinstance(event, CaughtUp | Reset):
-                yield event
-            elif isinstance(event, RawEntry | RawMarker):
-                try:
-                    change = feed.typed.change(event)
-                except DecodeError as error:
-                    if feed.is_of_model(event):
-                        left_out(error, on_invalid)
-                else:
-                    yield change
+async def _typed(feed: Feed[M], on_invalid: OnInvalid) -> AsyncGenerator[Event[M] | Interrupted, None]:
+    try:
+        async with aclosing(feed.events()) as events:
+            async for event in events:
+                if isinstance(event, RawEntry | RawMarker):
+                    try:
+                        change = feed.typed.change(event)
+                    except DecodeError as error:
+                        if feed.is_of_model(event):
+                            left_out(error, on_invalid)
+                    else:
+                        yield change
+                elif isinstance(event, CaughtUp | Reset | Interrupted):
+                    yield event
+    except Exception as error:
+        feed.error = error
+        raise

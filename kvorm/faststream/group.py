@@ -12,10 +12,12 @@ import nats.errors
 from nats.aio.msg import Msg
 from nats.js import JetStreamContext
 from nats.js.api import AckPolicy, ConsumerConfig, DeliverPolicy
+from nats.js.errors import APIError
 
 from kvorm.faststream.change import subject
 
 _MOST_UNACKNOWLEDGED: Final = 1000
+_CREATION_REFUSED: Final = 10012
 _FETCH_SECONDS: Final = 2.0
 """How long a request for the next change stands; a server that comes back has forgotten those before."""
 
@@ -45,7 +47,17 @@ class WorkGroup:
         Raises:
             nats.errors.Error: the server cannot be reached, or refuses.
         """
-        await jetstream.add_consumer(f"KV_{self.bucket}", self._config())  # pyright: ignore[reportUnknownMemberType]
+        begins = DeliverPolicy.NEW if self.updates_only else DeliverPolicy.ALL
+        try:
+            await self._make(jetstream, begins)
+        except APIError as error:
+            if error.err_code != _CREATION_REFUSED:
+                raise
+            # It is there already, and goes on where it is, wherever it began; the server does not let that be changed.
+            try:
+                await self._make(jetstream, *{DeliverPolicy.NEW, DeliverPolicy.ALL} - {begins})
+            except APIError:
+                raise error from None
         subscription = await jetstream.pull_subscribe_bind(self.name, f"KV_{self.bucket}")
         try:
             yield subscription
@@ -53,15 +65,16 @@ class WorkGroup:
             with suppress(nats.errors.Error):
                 await subscription.unsubscribe()
 
-    def _config(self) -> ConsumerConfig:
-        return ConsumerConfig(
+    async def _make(self, jetstream: JetStreamContext, begins: DeliverPolicy) -> None:
+        config = ConsumerConfig(
             durable_name=self.name,
             filter_subject=subject(self.bucket, self.filter),
-            deliver_policy=DeliverPolicy.NEW if self.updates_only else DeliverPolicy.ALL,
+            deliver_policy=begins,
             ack_policy=AckPolicy.EXPLICIT,
             ack_wait=self.ack_wait.total_seconds(),
             max_ack_pending=_MOST_UNACKNOWLEDGED,
         )
+        await jetstream.add_consumer(f"KV_{self.bucket}", config)  # pyright: ignore[reportUnknownMemberType]
 
 
 async def next_change(subscription: JetStreamContext.PullSubscription) -> Msg | None:

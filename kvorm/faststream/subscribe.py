@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import timedelta
@@ -35,6 +36,7 @@ ACK_WAIT: Final = timedelta(seconds=30)
 _PAUSE_SECONDS: Final = 0.5
 _POLL_SECONDS: Final = 0.02
 _CANCEL_SECONDS: Final = 1.0
+_GROUP_NAME: Final = re.compile(r"[A-Za-z0-9_-]+")
 _log = logging.getLogger("kvorm")
 
 
@@ -216,8 +218,9 @@ def changes(
     Raises:
         ModelError: the class is declared wrongly.
         InvalidKeyError: unknown or refused key fields.
-        SetupError: `model` is no model.
+        SetupError: `model` is no model, or `durable` or `ack_wait` is none.
     """
+    _check_group(durable, ack_wait)
     wanted = Wanted(compile_model(checked_model(model, "changes")), key_fields, durable, ack_wait, updates_only)
     subscriber = router.subscriber(
         wanted.subject,
@@ -232,6 +235,15 @@ def changes(
     assert isinstance(subscriber, ChangesSubscriber)
     subscriber.wanted = wanted
     return subscriber
+
+
+def _check_group(durable: object, ack_wait: object) -> None:
+    if durable is not None and not (isinstance(durable, str) and _GROUP_NAME.fullmatch(durable)):
+        raise SetupError(
+            f"KV: durable={durable!r} is no name of a work group; use letters, digits, '-' and '_', as in 'billing'"
+        )
+    if not isinstance(ack_wait, timedelta) or ack_wait <= timedelta(0):
+        raise SetupError(f"KV: ack_wait={ack_wait!r} must be a positive timedelta, for example timedelta(seconds=30)")
 
 
 def check_change_handlers(broker: NatsBroker) -> None:

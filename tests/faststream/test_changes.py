@@ -30,7 +30,7 @@ class Order(Model, bucket=Bucket("orders", history=10)):
     status: str = "new"
 
 
-class Session(Model, bucket=Bucket("sessions", ttl=timedelta(seconds=1), marker_ttl=timedelta(minutes=1))):
+class Session(Model, bucket=Bucket("sessions", ttl=timedelta(seconds=2), marker_ttl=timedelta(minutes=1))):
     id: Key[int]
 
 
@@ -180,6 +180,19 @@ def test_what_cannot_be_a_filter(memory: Place) -> None:
         changes(memory.broker(), int)
 
 
+@pytest.mark.parametrize(
+    "options",
+    [
+        *({"durable": name} for name in ("", "a b", "a.b", "*", "\u00fc", "a\n", 7)),
+        *({"durable": "billing", "ack_wait": wait} for wait in (timedelta(0), -QUICK, 5, None)),
+    ],
+    ids=repr,
+)
+def test_what_cannot_be_a_group(memory: Place, options: dict[str, Any]) -> None:
+    with pytest.raises(SetupError, match=r"KV: (durable=.* is no name of a work group|ack_wait=.* must be a positive)"):
+        changes(memory.broker(), Order, **options)
+
+
 @pytest.mark.parametrize("options", [{}, {"durable": "billing"}], ids=["every process", "group"])
 def test_asyncapi_shows_the_model(memory: Place, options: dict[str, Any]) -> None:
     broker = memory.broker()
@@ -307,6 +320,23 @@ async def test_a_group_goes_on_where_it_was(live: Place) -> None:
         assert [id for id, *_ in seen] == [1, 2]
 
 
+@pytest.mark.parametrize("updates_only", [False, True])
+async def test_where_a_group_begins_counts_when_it_is_new(live: Place, updates_only: bool) -> None:
+    """Afterwards it goes on where it was, with what else is said about it now."""
+    for id, options in enumerate(
+        ({"updates_only": updates_only}, {"updates_only": not updates_only, "ack_wait": QUICK, "tenant": "acme"}), 1
+    ):
+        broker = live.broker()
+        app, kv, seen = app_of(broker, durable="billing", **options)
+        async with live.running(broker, app):
+            await kv.repository(Order).save(Order(tenant="acme", id=id))
+            await until(lambda seen=seen: len(seen) == 1)
+            await until_acknowledged(broker, "billing")
+            assert [what[0] for what in seen] == [id]
+            group = await client(broker).jetstream().consumer_info("KV_orders", "billing")
+    assert (group.config.ack_wait, group.config.filter_subject) == (1, "$KV.orders.acme.*")
+
+
 async def test_a_change_that_a_member_took_along_goes_to_another(live: Place) -> None:
     slow, quick = live.broker(), live.broker()
     taken = asyncio.Event()
@@ -332,7 +362,7 @@ async def test_a_value_that_does_not_decode_is_told_once_and_set_aside(
     live: Place, durable: str | None, caplog: pytest.LogCaptureFixture
 ) -> None:
     broker = live.broker()
-    app, kv, seen = app_of(broker, durable=durable, ack_wait=QUICK)
+    app, kv, seen = app_of(broker, durable=durable)
     with caplog.at_level(logging.ERROR, logger="kvorm"):
         async with live.running(broker, app):
             await client(broker).publish("$KV.orders.acme.1", b"no order")

@@ -9,6 +9,7 @@ import time
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, suppress
 from datetime import timedelta
+from itertools import chain
 from pathlib import Path
 
 import pytest
@@ -37,9 +38,10 @@ def check(report: Report) -> None:
     assert set(report.verdicts.values()) == {NOTHING_WRONG}, report
     assert all(told.caught_up == 1 for told in report.told.values()), report
     assert not report.differing, report
-    for times in report.recoveries.values():
-        assert sorted(times)[len(times) // 2] <= TYPICAL, report
-        assert max(times) <= WORST, report
+    # Each fault happens once or twice, and the machine may have other things to do; the long form judges each alone.
+    times = sorted(chain.from_iterable(report.recoveries.values()))
+    assert times[len(times) // 2] <= TYPICAL, report
+    assert times[-1] <= WORST, report
 
 
 async def test_one_server(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -77,7 +79,7 @@ async def test_a_view_drops_what_vanished_unseen(server: NatsServer) -> None:
         store = await stack.enter_async_context(kvorm.connect(proxy.url))
         view = await stack.enter_async_context(view_of(store, BUCKET))
         await appear(client)
-        assert all(key in view for key in unseen)
+        await until(lambda: all(key in view for key in unseen))
         async with blind(proxy):
             await vanish(client)
         await until(lambda: len(view) == 0, 5)
