@@ -25,6 +25,7 @@ MAX_RAW_KEY_BYTES = 1024
 """The longest raw key, on every store. The server's own limit is its control line of 4,096 bytes (hazard H25)."""
 
 _PLAIN_TOKEN = re.compile(r"[A-Za-z0-9_/-]+")
+_PLAIN_RAW_KEY = re.compile(r"(?!_)[A-Za-z0-9_/-]+(?:\.[A-Za-z0-9_/-]+)*")
 _OTHER_BYTE = re.compile(rb"[^A-Za-z0-9_/-]")
 _ESCAPED = re.compile(r"=([0-9A-F]{2})")
 _PREFIX = re.compile(r"[A-Za-z0-9-][A-Za-z0-9_-]*(\.[A-Za-z0-9-][A-Za-z0-9_-]*)*")
@@ -99,6 +100,7 @@ class KeyShape:
         self.prefix = tuple(prefix)
         self.fields = tuple(fields)
         self._to_text = tuple(field.to_text for field in fields)
+        self._from_text = tuple(field.from_text for field in fields)
 
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, KeyShape):
@@ -135,16 +137,27 @@ class KeyShape:
             )
         return raw_key
 
-    def texts(self, raw_key: str) -> list[str] | None:
-        """Return the text of each key field, or None if the raw key has another shape."""
+    def read(self, raw_key: str, validated: Callable[[list[Any]], Key]) -> Key | None:
+        """Return the values of the key fields after their validation, or None if it is no raw key of this shape.
+
+        Raises:
+            ValueError: a value is refused.
+        """
         tokens = raw_key.split(".")
         start = len(self.prefix)
-        if len(tokens) != self.length or tuple(tokens[:start]) != self.prefix:
+        if len(tokens) != start + len(self.fields) or (start and tuple(tokens[:start]) != self.prefix):
             return None
-        try:
-            return [decode_token(token) for token in tokens[start:]]
-        except ValueError:
-            return None
+        if _PLAIN_RAW_KEY.fullmatch(raw_key) and len(raw_key) <= MAX_RAW_KEY_BYTES:
+            # Each token is its own text, so it is canonical if the values have these texts.
+            texts = tokens[start:] if start else tokens
+            key = validated([from_text(text) for from_text, text in zip(self._from_text, texts, strict=True)])
+            for to_text, value, text in zip(self._to_text, key, texts, strict=True):
+                if to_text(value) != text:
+                    return None
+            return key
+        texts = [decode_token(token) for token in tokens[start:]]
+        key = validated([from_text(text) for from_text, text in zip(self._from_text, texts, strict=True)])
+        return key if self.raw_key(key) == raw_key else None
 
     def filter(self, values: Mapping[str, object]) -> str:
         """Return the subject filter for the keys with these values; fields not named match anything.

@@ -30,6 +30,8 @@ class KeyMark:
 
 
 _KEY_MARK: Final = KeyMark()
+_PLAIN: Final = ("str", "int", "bool", "uuid")
+"""Schemas that take every value of their type, unless they say more."""
 
 Key = Annotated[T, _KEY_MARK]
 """`tenant: Key[str]` makes a field a part of the key, in the order of declaration."""
@@ -142,6 +144,7 @@ class CompiledMapping(Generic[M]):
         self.codec = Codec(model)
         self._names = tuple(mapping.key)
         self._validators: dict[frozenset[str], SchemaValidator] = {}
+        self._all_plain = _are_plain(model, self._names)
 
     def __repr__(self) -> str:
         return f"CompiledMapping({self.model.__name__}, {self.bucket.name!r}, key={self._names})"
@@ -193,15 +196,16 @@ class CompiledMapping(Generic[M]):
 
     def key(self, raw_key: str) -> entry.Key | None:
         """Return the values of the key fields, or None if this is no key of the model."""
-        texts = self.shape.texts(raw_key)
-        if texts is None:
-            return None
         try:
-            values = {f.name: f.from_text(text) for f, text in zip(self.shape.fields, texts, strict=True)}
-            key = tuple(self._validated(values).values())
-            return key if self.shape.raw_key(key) == raw_key else None
+            return self.shape.read(raw_key, self._validated_key)
         except ValueError:
             return None
+
+    def _validated_key(self, values: Sequence[object]) -> entry.Key:
+        """Run the validation of all key fields, where it can change or refuse what their texts say."""
+        if self._all_plain:
+            return tuple(values)
+        return tuple(self._validated(dict(zip(self._names, values, strict=True))).values())
 
     def _by_name(self, values: Sequence[object], named: NamedValues[str, object]) -> dict[str, object]:
         if len(values) > len(self._names):
@@ -357,6 +361,34 @@ def _key_field(model: type[BaseModel], name: str) -> KeyField:
 
 def _key_validator(model: type[BaseModel], names: Sequence[str]) -> SchemaValidator:
     """Return a validator of some key fields: their own validation and validators, by field name."""
+    fields_schema, definitions, config = _fields_schema(model)
+    fields = {
+        name: {option: value for option, value in fields_schema[name].items() if option != "validation_alias"}
+        for name in names
+    }
+    key_schema: Any = {"type": "model-fields", "fields": fields, "model_name": model.__name__}
+    return SchemaValidator({"type": "definitions", "schema": key_schema, "definitions": definitions}, config)
+
+
+def _are_plain(model: type[BaseModel], names: Sequence[str]) -> bool:
+    """Whether the validation of these fields takes every value of their type, as it is."""
+    if not names:
+        return True
+    fields_schema, _, config = _fields_schema(model)
+    options: dict[str, Any] = config or {}
+    if any(option.startswith("str_") for option in options):
+        return False
+    for name in names:
+        schema: Any = fields_schema[name]["schema"]
+        if schema["type"] == "default":
+            schema = schema["schema"]
+        if schema["type"] not in _PLAIN or set(schema) - {"type", "metadata"}:
+            return False
+    return True
+
+
+def _fields_schema(model: type[BaseModel]) -> tuple[dict[str, Any], list[Any], Any]:
+    """Return the schema of each field, the definitions they refer to, and the configuration they are under."""
     schema: Any = model.__pydantic_core_schema__
     definitions: list[Any] = []
     config: Any = None
@@ -369,9 +401,4 @@ def _key_validator(model: type[BaseModel], names: Sequence[str]) -> SchemaValida
         if schema["type"] == "model":
             config = schema.get("config")
         schema = schema["schema"]
-    fields = {
-        name: {option: value for option, value in schema["fields"][name].items() if option != "validation_alias"}
-        for name in names
-    }
-    key_schema: Any = {"type": "model-fields", "fields": fields, "model_name": model.__name__}
-    return SchemaValidator({"type": "definitions", "schema": key_schema, "definitions": definitions}, config)
+    return schema["fields"], definitions, config

@@ -5,9 +5,9 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from enum import Enum
-from typing import Literal, NamedTuple, Protocol, TypeAlias
+from typing import Final, Literal, NamedTuple, Protocol, TypeAlias
 
 from kvorm.bucket import Bucket
 from kvorm.entry import CaughtUp, Expect, MarkerReason, Reset
@@ -15,6 +15,8 @@ from kvorm.health import Health
 
 Reads: TypeAlias = Literal["latest", "nearest"]
 """How fresh a read is: as of the leader, or whatever the nearest replica has."""
+
+EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 
 MarkReason: TypeAlias = Literal["deleted", "purged"]
 """What a caller may do to a key: delete it, or purge it with its history."""
@@ -48,12 +50,17 @@ class RawMarker:
 
 
 class RawHead(NamedTuple):
-    """An entry without its value."""
+    """An entry without its value; `written_at` is in nanoseconds since 1970."""
 
     raw_key: str
     revision: int
-    written: datetime
+    written_at: int
     size_bytes: int
+
+    @property
+    def written(self) -> datetime:
+        """When the store got it."""
+        return EPOCH + timedelta(microseconds=self.written_at // 1000)
 
 
 RawChange: TypeAlias = RawEntry | RawMarker

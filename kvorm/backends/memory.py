@@ -11,6 +11,7 @@ from typing import Final
 
 from kvorm.backends import message
 from kvorm.backends.base import (
+    EPOCH,
     Deadline,
     LoadError,
     MarkReason,
@@ -36,6 +37,7 @@ MAX_PAYLOAD: Final = 1024 * 1024
 """Bytes of one message, headers included: the default of the server."""
 
 _UNCHANGEABLE: Final = ("storage",)
+_MICROSECOND: Final = timedelta(microseconds=1)
 
 
 def utc_now() -> datetime:
@@ -195,7 +197,7 @@ class MemoryBucket:
         log = await self._arrive()
         latest = [log.last(subject) for subject in log.subjects() if matches_any(filters, subject)]
         yield [
-            RawHead(entry.raw_key, entry.revision, entry.written, len(entry.data))
+            RawHead(entry.raw_key, entry.revision, (entry.written - EPOCH) // _MICROSECOND * 1000, len(entry.data))
             for stored in latest
             if isinstance(entry := _read(stored), RawEntry)
         ]

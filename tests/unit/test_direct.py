@@ -33,11 +33,13 @@ def messages(draw: st.DrawFn) -> tuple[bytes, Received | None]:
     words = f"subject.{draw(NAMES)} {sid} {reply}".split()
     headers = draw(st.none() | HEADERS)
     if headers is None:
+        block = None
         wire = f"MSG {' '.join(words)} {len(data)}\r\n".encode() + data + b"\r\n"
     else:
         block = header_block(headers)
         wire = f"HMSG {' '.join(words)} {len(block)} {len(block) + len(data)}\r\n".encode() + block + data + b"\r\n"
-    received = Received(words[0], reply, headers, data)
+    received = Received(words[0], reply, block, data)
+    assert received.headers == headers
     return wire, received if sid == TAKEN else None
 
 

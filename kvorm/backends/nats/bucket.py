@@ -125,7 +125,7 @@ class NatsBucket:
             Replay.CURRENT,
             incarnation=self.incarnation,
             watches=self._watches,
-            read=lambda stored: read_head(self._stream.raw_key(stored.subject), stored),
+            read=lambda delivered: read_head(self._stream.raw_key(delivered.message.subject), delivered),
             outdate=self.outdate,
             options={"headers_only": True},
         )
@@ -138,7 +138,7 @@ class NatsBucket:
             start,
             incarnation=self.incarnation,
             watches=self._watches,
-            read=self._stream.change,
+            read=lambda delivered: self._stream.change(delivered.stored),
             outdate=self.outdate,
         )
 

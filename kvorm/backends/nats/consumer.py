@@ -17,9 +17,9 @@ from typing import Any, Final, NamedTuple
 import nats.errors
 
 from kvorm.backends.base import Deadline
-from kvorm.backends.nats import replies
 from kvorm.backends.nats.config import nanoseconds
 from kvorm.backends.nats.direct import Received
+from kvorm.backends.nats.replies import Delivered, delivered
 from kvorm.backends.nats.stream import Stream
 from kvorm.backends.nats.transport import Listening
 
@@ -37,13 +37,6 @@ _TURN: Final = 64
 
 class GapError(Exception):
     """The consumer fell silent or skipped something: a fresh one has to go on."""
-
-
-class Delivered(NamedTuple):
-    """A message, and how many are still to come."""
-
-    message: replies.StoredMessage
-    pending: int
 
 
 class Idle(NamedTuple):
@@ -121,10 +114,10 @@ class Consumer:
             message = await self._take()
             if message is None:
                 return None
-            headers = message.headers or {}
             # Not by the status among the headers: a stored message may have any.
             if message.reply.startswith(_STORED):
-                return self._deliver(message, headers)
+                return self._deliver(message)
+            headers = message.headers or {}
             # A request of flow control, or a heartbeat which says that the answer to one has been lost.
             asked = message.reply or headers.get(_STALLED)
             if asked:
@@ -132,24 +125,24 @@ class Consumer:
             if not message.reply:
                 return self._idle(headers)
 
-    def next_at_hand(self) -> Delivered | None:
-        """Return the next message, if it has come and nobody else waits for a turn.
+    def at_hand(self) -> list[Delivered]:
+        """Return the next messages that have come, up to where others wait for a turn.
 
         Raises:
-            GapError: one was lost.
+            GapError: one was lost; what came before it comes again from another consumer.
         """
-        if not self._unread or not self._delivered % _TURN or not self._unread[0].reply.startswith(_STORED):
-            return None
-        message = self._unread.popleft()
-        return self._deliver(message, message.headers or {})
+        found: list[Delivered] = []
+        unread = self._unread
+        while unread and self._delivered % _TURN and unread[0].reply.startswith(_STORED):
+            found.append(self._deliver(unread.popleft()))
+        return found
 
-    def _deliver(self, message: Received, headers: Mapping[str, str]) -> Delivered:
-        delivery = replies.delivery(message)
+    def _deliver(self, message: Received) -> Delivered:
+        told = delivered(message)
         self._delivered += 1
-        if delivery.number != self._delivered:
+        if told.number != self._delivered:
             raise GapError
-        stored = replies.StoredMessage(message.subject, delivery.sequence, delivery.written, headers, message.data)
-        return Delivered(stored, delivery.pending)
+        return told
 
     def _idle(self, headers: Mapping[str, str]) -> Idle:
         if int(headers.get("Nats-Last-Consumer", 0)) != self._delivered:
@@ -224,4 +217,5 @@ class Consumer:
             self._unread[-1] = message
         else:
             self._unread.append(message)
-        self._arrived.set()
+        if not self._arrived.is_set():
+            self._arrived.set()

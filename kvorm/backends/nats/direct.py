@@ -22,18 +22,24 @@ DESCRIPTION: Final = "Description"
 _VERSION: Final = "NATS/1.0"
 _END: Final = "\r\n"
 _END_BYTES: Final = b"\r\n"
+_MESSAGES: Final = (b"MSG", b"HMSG")
 _PROCESS: Final = ["self", "sid", "subject", "reply", "data", "headers"]
 _WRITTEN_AT_ONCE: Final = 32
 """How many messages wait for each other: the server works on the first ones while the next are made."""
 
 
 class Received(NamedTuple):
-    """A message as it arrived. The status of the server's own messages stands among the headers."""
+    """A message as it arrived; its headers are parsed when somebody asks for them."""
 
     subject: str
     reply: str
-    headers: Mapping[str, str] | None
+    raw_headers: bytes | Mapping[str, str] | None
     data: bytes
+
+    @property
+    def headers(self) -> Mapping[str, str] | None:
+        """Its headers; the status of the server's own messages stands among them."""
+        return parse_headers(self.raw_headers) if isinstance(self.raw_headers, bytes) else self.raw_headers
 
 
 Take: TypeAlias = Callable[[Received], None]
@@ -102,7 +108,7 @@ class DirectClient(Client):
             return
         self.stats["in_msgs"] += 1
         self.stats["in_bytes"] += len(data)
-        take(Received(subject.decode(), reply.decode(), parse_headers(headers) if headers else None, data))
+        take(Received(subject.decode(), reply.decode(), headers or None, data))
 
 
 class _DirectParser(Parser):
@@ -121,18 +127,20 @@ class _DirectParser(Parser):
 
     def _hand_over(self) -> bool:
         """Return whether what is left now is for nats-py; otherwise it waits for more to be read."""
-        buffer, stats = self.buf, self._client.stats
+        # Slices of bytes are one copy each, those of the bytearray two.
+        buffer, stats = bytes(self.buf), self._client.stats
+        find, takers = buffer.find, self._takers
         position = 0
         try:
             while True:
-                end = buffer.find(_END_BYTES, position)
+                end = find(_END_BYTES, position)
                 if end < 0:
                     return len(buffer) - position >= MAX_CONTROL_LINE_SIZE
                 # MSG subject sid [reply] size; HMSG subject sid [reply] header-size size
-                words = bytes(buffer[position:end]).split()
-                if len(words) < 4 or words[0] not in (b"MSG", b"HMSG"):
+                words = buffer[position:end].split()
+                if len(words) < 4 or words[0] not in _MESSAGES:
                     return True
-                take = self._takers.get(int(words[2]))
+                take = takers.get(int(words[2]))
                 if take is None:
                     return True
                 has_headers = words[0] == b"HMSG"
@@ -141,12 +149,9 @@ class _DirectParser(Parser):
                 if len(buffer) < past + len(_END_BYTES):
                     return False
                 body = start + int(words[-2]) if has_headers else start
-                received = Received(
-                    words[1].decode(),
-                    words[3].decode() if len(words) == 5 + has_headers else "",
-                    parse_headers(buffer[start:body]) if has_headers else None,
-                    bytes(buffer[body:past]),
-                )
+                reply = words[3].decode() if len(words) == 5 + has_headers else ""
+                raw_headers = buffer[start:body] if has_headers else None
+                received = Received(words[1].decode(), reply, raw_headers, buffer[body:past])
                 position = past + len(_END_BYTES)
                 stats["in_msgs"] += 1
                 stats["in_bytes"] += past - body
@@ -154,7 +159,7 @@ class _DirectParser(Parser):
         except ValueError:
             return True  # malformed: nats-py says so
         finally:
-            del buffer[:position]
+            del self.buf[:position]
 
 
 def new_client() -> Client:
@@ -178,7 +183,7 @@ def header_block(headers: Mapping[str, str]) -> bytes:
     return f"{_VERSION}{_END}{lines}{_END}".encode()
 
 
-def parse_headers(block: bytes | bytearray) -> dict[str, str]:
+def parse_headers(block: bytes) -> dict[str, str]:
     """Return the headers of a block; a status in its first line becomes one, as nats-py has it. Source: ADR-4."""
     first, *lines = block.decode(errors="replace").split(_END)
     headers: dict[str, str] = {}

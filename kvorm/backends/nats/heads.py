@@ -14,21 +14,30 @@ from typing import Final
 from kvorm.backends import message
 from kvorm.backends.base import RawHead, RawMarker
 from kvorm.backends.nats.opened import OpenedStream
-from kvorm.backends.nats.replies import StoredMessage
+from kvorm.backends.nats.replies import Delivered
 from kvorm.backends.nats.watch import NatsWatch
 from kvorm.entry import CaughtUp, Reset
 from kvorm.errors import BucketNotFoundError, StoreTimeoutError, StoreUnavailableError
 
 _SIZE: Final = "Nats-Msg-Size"
-"""What the server adds to the headers where it leaves out the value."""
+"""What the server puts behind the headers where it leaves out the value."""
+
+_SIZE_LINE: Final = f"{_SIZE}: ".encode()
+_OPERATION: Final = message.OPERATION.encode()
+_REASON: Final = message.MARKER_REASON.encode()
 
 
-def read_head(raw_key: str, stored: StoredMessage) -> RawHead | RawMarker:
-    """Return what a stored message without its value says."""
-    change = message.read(raw_key, b"", stored.sequence, stored.written, stored.headers)
-    if isinstance(change, RawMarker):
-        return change
-    return RawHead(raw_key, stored.sequence, stored.written, int(stored.headers[_SIZE]))
+def read_head(raw_key: str, delivered: Delivered) -> RawHead | RawMarker:
+    """Return what a message that was delivered without its value says."""
+    raw = delivered.message.raw_headers
+    # Most have none of the headers that make a marker, and need not be parsed.
+    if not isinstance(raw, bytes) or _OPERATION in raw or _REASON in raw:
+        _, sequence, written, headers, _ = delivered.stored
+        change = message.read(raw_key, b"", sequence, written, headers)
+        if isinstance(change, RawMarker):
+            return change
+        return RawHead(raw_key, sequence, delivered.written_at, int(headers[_SIZE]))
+    return RawHead(raw_key, delivered.sequence, delivered.written_at, int(raw[raw.rindex(_SIZE_LINE) + len(_SIZE_LINE) :]))
 
 
 async def live_heads(

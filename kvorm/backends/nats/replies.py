@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from base64 import b64decode
 from collections.abc import Mapping
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from typing import Any, Final, NamedTuple
 
 import msgspec
 
+from kvorm.backends.base import EPOCH
 from kvorm.backends.nats.direct import DESCRIPTION, STATUS, Received, parse_headers
 from kvorm.backends.nats.requests import NO_RESPONDERS, NoRespondersError, UnansweredError
 from kvorm.errors import StoreError
@@ -21,7 +22,6 @@ TEMPORARY: Final = (10008, 10023)
 _END_OF_BATCH = "204"
 _NOT_FOUND = "404"
 _UNAVAILABLE = 503
-_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 class Refusal(msgspec.Struct):
@@ -50,13 +50,25 @@ class StoredMessage(NamedTuple):
     data: bytes
 
 
-class Delivery(NamedTuple):
-    """Where a delivered message stands in the stream and in its consumer."""
+class Delivered(NamedTuple):
+    """A stored message that a consumer delivered.
 
+    `number` is its place among those of the consumer, `pending` how many are to come; `written_at` is in nanoseconds
+    since 1970.
+    """
+
+    message: Received
     sequence: int
     number: int
-    written: datetime
+    written_at: int
     pending: int
+
+    @property
+    def stored(self) -> StoredMessage:
+        """The message as the stream holds it."""
+        message = self.message
+        written = EPOCH + timedelta(microseconds=self.written_at // 1000)
+        return StoredMessage(message.subject, self.sequence, written, message.headers or {}, message.data)
 
 
 _acknowledgements = msgspec.json.Decoder(Acknowledgement)
@@ -134,15 +146,11 @@ def from_leader(found: Mapping[str, Any]) -> StoredMessage:
     )
 
 
-def delivery(answer: Received) -> Delivery:
+def delivered(message: Received) -> Delivered:
     """Parse the reply subject of a delivered message, in its short and its long form. Source: ADR-15."""
-    tokens = answer.reply.split(".")
-    sequence, number, written, pending = tokens[5:9] if len(tokens) == 9 else tokens[7:11]
-    return Delivery(int(sequence), int(number), _from_nanoseconds(int(written)), int(pending))
-
-
-def _from_nanoseconds(nanoseconds: int) -> datetime:
-    return _EPOCH + timedelta(microseconds=nanoseconds // 1000)
+    tokens = message.reply.split(".")
+    sequence, number, written_at, pending = tokens[5:9] if len(tokens) == 9 else tokens[7:11]
+    return Delivered(message, int(sequence), int(number), int(written_at), int(pending))
 
 
 def _foreign(answer: Received) -> str:

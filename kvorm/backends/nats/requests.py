@@ -188,12 +188,10 @@ class Requests:
             for part in parts:
                 await self._transport.publish(part.subject, part.payload, reply=f"{reply}{part.step}")
             while True:
-                try:
-                    seconds = max(0.001, min(patience, deadline.remaining()))
-                    async with asyncio.timeout(seconds):
-                        answer = await waiting.answers.get()
-                except TimeoutError as error:
-                    raise UnansweredError(f"no answer on {waiting.subject!r}") from error
+                if waiting.answers.empty():
+                    answer = await _in_time(waiting, min(patience, deadline.remaining()))
+                else:
+                    answer = waiting.answers.get_nowait()
                 if isinstance(answer, Exception):
                     raise answer
                 yield answer
@@ -283,6 +281,14 @@ class Requests:
                 waiting.fail(UnansweredError(f"no answer on {waiting.subject!r}"))
         if self._waiting:
             self._look = asyncio.get_running_loop().call_later(_LOOK_SECONDS, self._look_after_connection)
+
+
+async def _in_time(waiting: _Many, seconds: float) -> Received | Exception:
+    try:
+        async with asyncio.timeout(max(0.001, seconds)):
+            return await waiting.answers.get()
+    except TimeoutError as error:
+        raise UnansweredError(f"no answer on {waiting.subject!r}") from error
 
 
 def result(answer: Received | Exception) -> Received:

@@ -5,15 +5,15 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from datetime import timedelta
 from typing import Any, Final, Generic, Self, TypeVar
 
 from kvorm.backends.base import Deadline, Position, Replay, Resumed, Signal
-from kvorm.backends.nats.consumer import Consumer, Delivered, GapError, Idle
+from kvorm.backends.nats.consumer import Consumer, GapError, Idle
 from kvorm.backends.nats.initial import InitialState
 from kvorm.backends.nats.link import JetStreamError
-from kvorm.backends.nats.replies import StoredMessage
+from kvorm.backends.nats.replies import Delivered
 from kvorm.backends.nats.stream import State, Stream
 from kvorm.backends.nats.watches import Watches
 from kvorm.entry import CaughtUp, Reset
@@ -55,7 +55,7 @@ class NatsWatch(Generic[C]):
         *,
         incarnation: str,
         watches: Watches,
-        read: Callable[[StoredMessage], C],
+        read: Callable[[Delivered], C],
         outdate: Callable[[], None],
         options: Mapping[str, Any] = _NO_OPTIONS,
     ) -> None:
@@ -184,11 +184,9 @@ class NatsWatch(Generic[C]):
         """Tell what the consumer has next."""
         try:
             received = await self._consumer.next()
-            while isinstance(received, Delivered):
-                self._tell(received)
-                received = self._consumer.next_at_hand() if self._work is None else None
-                if received is None:
-                    return
+            if isinstance(received, Delivered):
+                self._tell([received, *self._consumer.at_hand()])
+                return
         except GapError:
             self._lose()
             return
@@ -199,15 +197,16 @@ class NatsWatch(Generic[C]):
             self._position = received.position
             self._told.append(Position(received.position))
 
-    def _tell(self, delivered: Delivered) -> None:
-        message, pending = delivered
-        if message.sequence > self._position:
-            self._position = message.sequence
-            self._told.append(self._read(message))
-            if self._initial is not None:
-                self._initial.tell(message.subject)
-        if self._initial is not None and self._initial.may_be_complete(self._position, pending):
-            self._work = asyncio.create_task(self._catch_up(self._initial))
+    def _tell(self, messages: Sequence[Delivered]) -> None:
+        initial = self._initial
+        for delivered in messages:
+            if delivered.sequence > self._position:
+                self._position = delivered.sequence
+                self._told.append(self._read(delivered))
+                if initial is not None:
+                    initial.tell(delivered.message.subject)
+        if initial is not None and initial.may_be_complete(self._position, messages[-1].pending):
+            self._work = asyncio.create_task(self._catch_up(initial))
 
     async def _catch_up(self, initial: InitialState) -> None:
         """Say so if the initial state is complete."""
