@@ -89,18 +89,19 @@ class Feed(Generic[M]):
         async with aclosing(self._raw):
             while True:
                 try:
-                    event = await self._attempt(anext(self._raw))
+                    events = await self._attempt(self._raw.next_at_hand())
                 except StopAsyncIteration:
                     return
-                if isinstance(event, Interrupted):
-                    yield event
+                if isinstance(events, Interrupted):
+                    yield events
                     continue
-                if isinstance(event, Reset):
-                    while isinstance(interrupted := await self._attempt(self._reopen()), Interrupted):
-                        yield interrupted
-                self._note(event)
-                if not isinstance(event, RawMarker) or self.is_of_model(event):
-                    yield event
+                for event in events:
+                    if isinstance(event, Reset):
+                        while isinstance(interrupted := await self._attempt(self._reopen()), Interrupted):
+                            yield interrupted
+                    self._note(event)
+                    if not isinstance(event, RawMarker) or self.is_of_model(event):
+                        yield event
 
     def is_of_model(self, change: RawChange) -> bool:
         """Whether its key is one of the model."""
@@ -140,13 +141,15 @@ class Feed(Generic[M]):
 
     def _note(self, event: RawEvent) -> None:
         match event:
+            case RawEntry():
+                self.revision = event.revision
             case Reset():
                 self.caught_up = False
                 self.revision = 0
             case CaughtUp(revision=revision):
                 self.caught_up = True
                 self.revision = revision
-            case RawEntry(revision=revision) | RawMarker(revision=revision) | Position(revision=revision):
+            case RawMarker(revision=revision) | Position(revision=revision):
                 self.revision = revision
             case _:
                 pass

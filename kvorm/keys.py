@@ -25,7 +25,6 @@ MAX_RAW_KEY_BYTES = 1024
 """The longest raw key, on every store. The server's own limit is its control line of 4,096 bytes (hazard H25)."""
 
 _PLAIN_TOKEN = re.compile(r"[A-Za-z0-9_/-]+")
-_PLAIN_RAW_KEY = re.compile(r"(?!_)[A-Za-z0-9_/-]+(?:\.[A-Za-z0-9_/-]+)*")
 _OTHER_BYTE = re.compile(rb"[^A-Za-z0-9_/-]")
 _ESCAPED = re.compile(r"=([0-9A-F]{2})")
 _PREFIX = re.compile(r"[A-Za-z0-9-][A-Za-z0-9_-]*(\.[A-Za-z0-9-][A-Za-z0-9_-]*)*")
@@ -80,17 +79,22 @@ def split_prefix(prefix: Any) -> tuple[str, ...]:
     return tuple(prefix.split("."))
 
 
+_NOTHING = "(?!)"
+
+
 @dataclass(frozen=True, slots=True)
 class KeyField:
     """One key field: its name, and its values as text and back.
 
     `to_text` raises ValueError for a value that is not of the field's kind; `from_text` for a text that is none of
-    its values, and may accept a text that is not canonical: the caller compares by encoding it again.
+    its values, and may accept a text that is not canonical: the caller compares by encoding it again. `plain` is a
+    regular expression of texts that are canonical and stand for themselves in a token; it need not match all of them.
     """
 
     name: str
     to_text: Callable[[Any], str]
     from_text: Callable[[str], Any]
+    plain: str = _NOTHING
 
 
 class KeyShape:
@@ -100,7 +104,7 @@ class KeyShape:
         self.prefix = tuple(prefix)
         self.fields = tuple(fields)
         self._to_text = tuple(field.to_text for field in fields)
-        self._from_text = tuple(field.from_text for field in fields)
+        self.from_text = tuple(field.from_text for field in fields)
 
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, KeyShape):
@@ -137,27 +141,22 @@ class KeyShape:
             )
         return raw_key
 
-    def read(self, raw_key: str, validated: Callable[[list[Any]], Key]) -> Key | None:
-        """Return the values of the key fields after their validation, or None if it is no raw key of this shape.
-
-        Raises:
-            ValueError: a value is refused.
-        """
+    def texts(self, raw_key: str) -> list[str] | None:
+        """Return the text of each key field, or None if the raw key has another shape."""
         tokens = raw_key.split(".")
         start = len(self.prefix)
-        if len(tokens) != start + len(self.fields) or (start and tuple(tokens[:start]) != self.prefix):
+        if len(tokens) != self.length or tuple(tokens[:start]) != self.prefix:
             return None
-        if _PLAIN_RAW_KEY.fullmatch(raw_key) and len(raw_key) <= MAX_RAW_KEY_BYTES:
-            # Each token is its own text, so it is canonical if the values have these texts.
-            texts = tokens[start:] if start else tokens
-            key = validated([from_text(text) for from_text, text in zip(self._from_text, texts, strict=True)])
-            for to_text, value, text in zip(self._to_text, key, texts, strict=True):
-                if to_text(value) != text:
-                    return None
-            return key
-        texts = [decode_token(token) for token in tokens[start:]]
-        key = validated([from_text(text) for from_text, text in zip(self._from_text, texts, strict=True)])
-        return key if self.raw_key(key) == raw_key else None
+        try:
+            return [decode_token(token) for token in tokens[start:]]
+        except ValueError:
+            return None
+
+    def plain_spelling(self) -> re.Pattern[str]:
+        """Return what matches raw keys that need no decoding, each as its only spelling: a group for each field."""
+        fields = "".join(f"\\.({field.plain})" for field in self.fields)
+        prefix = "".join(f"\\.{token}" for token in self.prefix)
+        return re.compile(f"(?!_){prefix}{fields}".replace("\\.", "", 1))
 
     def filter(self, values: Mapping[str, object]) -> str:
         """Return the subject filter for the keys with these values; fields not named match anything.
@@ -197,9 +196,9 @@ def key_field(name: str, annotation: Any) -> KeyField:
     if isinstance(kind, type):
         if issubclass(kind, Enum):
             return _enum_field(name, kind)
-        for base, (to_text, from_text) in _KINDS.items():
+        for base, (to_text, from_text, plain) in _KINDS.items():
             if issubclass(kind, base):
-                return KeyField(name, to_text, from_text)
+                return KeyField(name, to_text, from_text, plain)
     raise ModelError(
         f"key field {name!r} is annotated {annotation!r}: {_why_not(kind)}. Key fields are str, int, bool, UUID, Enum, "
         f"Literal, date or aware datetime, and subclasses and aliases of these"
@@ -287,13 +286,13 @@ def _datetime_text(value: object) -> str:
 
 
 # bool before int and datetime before date, their bases.
-_KINDS: dict[type, tuple[Callable[[Any], str], Callable[[str], Any]]] = {
-    bool: (_bool_text, _bool_value),
-    int: (_int_text, int),
-    str: (_str_text, str),
-    UUID: (_uuid_text, UUID),
-    datetime: (_datetime_text, datetime.fromisoformat),
-    date: (_date_text, date.fromisoformat),
+_KINDS: dict[type, tuple[Callable[[Any], str], Callable[[str], Any], str]] = {
+    bool: (_bool_text, _bool_value, "true|false"),
+    int: (_int_text, int, "0|-?[1-9][0-9]*"),
+    str: (_str_text, str, "[A-Za-z0-9_/-]+"),
+    UUID: (_uuid_text, UUID, "[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}"),
+    datetime: (_datetime_text, datetime.fromisoformat, _NOTHING),
+    date: (_date_text, date.fromisoformat, _NOTHING),
 }
 
 

@@ -10,7 +10,7 @@ from typing import Final, Generic, TypeAlias, TypeVar
 from pydantic import BaseModel
 
 from kvorm.backends.base import RawEntry, RawHead
-from kvorm.entry import Entry, Head, Page
+from kvorm.entry import Entry, Head, Key, Page
 from kvorm.errors import BucketNotFoundError, DecodeError
 from kvorm.model import CompiledMapping
 from kvorm.operation import Operation, check_revision
@@ -48,6 +48,25 @@ class Lists(Generic[M]):
         async with aclosing(_read_ahead(portions) if most is None else portions) as ahead:
             async for portion in ahead:
                 yield portion
+
+    async def count(self) -> int:
+        """Return how many are live."""
+        is_key, number = self._mapping.is_key, 0
+        async with self._begin() as operation:
+            timeout = operation.deadline.timeout
+            async with aclosing(operation.handle.live_keys([self._filter], timeout=timeout)) as portions:
+                async for raw_keys in portions:
+                    number += sum(map(is_key, raw_keys))
+        return number
+
+    async def keys(self) -> AsyncGenerator[list[Key], None]:
+        """Yield the keys of what is live in portions, each once."""
+        key_of = self._mapping.key
+        async with self._begin() as operation:
+            timeout = operation.deadline.timeout
+            async with aclosing(operation.handle.live_keys([self._filter], timeout=timeout)) as portions:
+                async for raw_keys in portions:
+                    yield [key for raw_key in raw_keys if (key := key_of(raw_key)) is not None]
 
     async def heads(self) -> AsyncGenerator[list[RawHead], None]:
         """Yield what is live in portions, each key once, without values."""

@@ -15,7 +15,7 @@ from kvorm import entry
 from kvorm.bucket import Bucket
 from kvorm.codec import Codec
 from kvorm.errors import InvalidKeyError, ModelError
-from kvorm.keys import KeyField, KeyShape, key_field, split_prefix
+from kvorm.keys import MAX_RAW_KEY_BYTES, KeyField, KeyShape, key_field, split_prefix
 from kvorm.stamp import hide_stamp, meets_own_stamp, restore_stamp, stamp_of
 
 T = TypeVar("T")
@@ -144,7 +144,8 @@ class CompiledMapping(Generic[M]):
         self.codec = Codec(model)
         self._names = tuple(mapping.key)
         self._validators: dict[frozenset[str], SchemaValidator] = {}
-        self._all_plain = _are_plain(model, self._names)
+        # Where validation takes each value of a key field as it is, most raw keys tell by their spelling alone.
+        self._plain = self.shape.plain_spelling() if _are_plain(model, self._names) else None
 
     def __repr__(self) -> str:
         return f"CompiledMapping({self.model.__name__}, {self.bucket.name!r}, key={self._names})"
@@ -196,16 +197,35 @@ class CompiledMapping(Generic[M]):
 
     def key(self, raw_key: str) -> entry.Key | None:
         """Return the values of the key fields, or None if this is no key of the model."""
+        plain_key = self._plain_key(raw_key)
+        if plain_key is not None:
+            return plain_key
+        texts = self.shape.texts(raw_key)
+        if texts is None:
+            return None
         try:
-            return self.shape.read(raw_key, self._validated_key)
+            values = {f.name: f.from_text(text) for f, text in zip(self.shape.fields, texts, strict=True)}
+            key = tuple(self._validated(values).values())
+            return key if self.shape.raw_key(key) == raw_key else None
         except ValueError:
             return None
 
-    def _validated_key(self, values: Sequence[object]) -> entry.Key:
-        """Run the validation of all key fields, where it can change or refuse what their texts say."""
-        if self._all_plain:
-            return tuple(values)
-        return tuple(self._validated(dict(zip(self._names, values, strict=True))).values())
+    def spells(self, raw_key: str, key: entry.Key) -> bool:
+        """Whether a raw key is plainly that of a key; if not it may be all the same."""
+        return self._plain_key(raw_key) == key
+
+    def _plain_key(self, raw_key: str) -> entry.Key | None:
+        """Return the key of a raw key that needs neither decoding nor validation."""
+        match = self._plain.fullmatch(raw_key) if self._plain is not None else None
+        if match is None or len(raw_key) > MAX_RAW_KEY_BYTES:
+            return None
+        return tuple([of(text) for of, text in zip(self.shape.from_text, match.groups(), strict=True)])
+
+    def is_key(self, raw_key: str) -> bool:
+        """Whether this is a key of the model."""
+        if self._plain is not None and self._plain.fullmatch(raw_key) and len(raw_key) <= MAX_RAW_KEY_BYTES:
+            return True
+        return self.key(raw_key) is not None
 
     def _by_name(self, values: Sequence[object], named: NamedValues[str, object]) -> dict[str, object]:
         if len(values) > len(self._names):

@@ -278,9 +278,10 @@ class Repository(Generic[M]):
                     value = lists.value(typed, raw, on_invalid)
                     if value is not None and (where is None or where(value)):
                         yield value
-                        left -= 1
-                        if not left:
-                            return
+                        if left is not None:
+                            left -= 1
+                            if not left:
+                                return
 
     async def keys(
         self, *, where: Callable[[Key], object] | None = None, limit: int | None = None, **key_fields: object
@@ -298,15 +299,15 @@ class Repository(Generic[M]):
             ValueError: `limit` is no int from 1 on.
         """
         left = _as_limit(limit)
-        async with aclosing(self._lists("keys", key_fields).heads()) as portions:
-            async for heads in portions:
-                for head in heads:
-                    key = self._mapping.key(head.raw_key)
-                    if key is not None and (where is None or where(key)):
-                        yield key
-                        left -= 1
-                        if not left:
-                            return
+        async with aclosing(self._lists("keys", key_fields).keys()) as portions:
+            async for portion in portions:
+                keys = portion if where is None else [key for key in portion if where(key)]
+                for key in keys[:left]:
+                    yield key
+                if left is not None:
+                    left -= len(keys)
+                    if left <= 0:
+                        return
 
     async def heads(self, **key_fields: object) -> AsyncGenerator[Head, None]:
         """Yield every live entry without its value: key, revision, when it was written, and size. As `keys`."""
@@ -320,11 +321,7 @@ class Repository(Generic[M]):
 
     async def count(self, **key_fields: object) -> int:
         """Return how many live entries have these key fields: exact as `keys`, and no values are moved."""
-        is_key, number = self._mapping.key, 0
-        async with aclosing(self._lists("count", key_fields).heads()) as portions:
-            async for heads in portions:
-                number += sum(is_key(head.raw_key) is not None for head in heads)
-        return number
+        return await self._lists("count", key_fields).count()
 
     async def page(
         self, *, limit: int, after: int | None = None, on_invalid: OnInvalid = "raise", **key_fields: object
@@ -524,11 +521,9 @@ def model_of(repository: type[Repository[M]]) -> type[M]:
     )
 
 
-def _as_limit(limit: int | None) -> int:
-    """Return how many to count down from: below zero, and so never zero, where there is no limit."""
-    if limit is None:
-        return -1
-    check_limit(limit)
+def _as_limit(limit: int | None) -> int | None:
+    if limit is not None:
+        check_limit(limit)
     return limit
 
 

@@ -163,6 +163,21 @@ class Store:
     ) -> None:
         await self.close()
 
+    def wrapped(self, wrap: Callable[[Backend], Backend]) -> Store:
+        """Return a store with the options of this one, over the backend that `wrap` makes of this one's.
+
+        That is how recording, tracing or injected faults get between a store and the place where its bytes live.
+        Closing the returned store closes this one.
+        """
+        store = Store(
+            wrap(self._backend),
+            namespace=self._namespace,
+            timeout=self._timeout,
+            create_buckets=self._create_buckets,
+        )
+        store._resources.push_async_callback(self.close)
+        return store
+
     # What a repository needs of its store
 
     def claim(self, mapping: CompiledMapping[Any], bucket: str | None) -> Bucket:

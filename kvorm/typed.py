@@ -177,6 +177,8 @@ class Typed(Generic[M]):
         try:
             value = self.mapping.codec.decode(raw.data)
             key = self.mapping.key_of(value)
+            if self.mapping.spells(raw.raw_key, key):
+                return value, key
             stored_key = self.mapping.shape.raw_key(key)
         except (CodecFailure, InvalidKeyError) as error:
             raise self._undecodable(raw, str(error)) from error

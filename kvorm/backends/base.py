@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from enum import Enum
 from typing import Final, Literal, NamedTuple, Protocol, TypeAlias
@@ -22,8 +21,7 @@ MarkReason: TypeAlias = Literal["deleted", "purged"]
 """What a caller may do to a key: delete it, or purge it with its history."""
 
 
-@dataclass(frozen=True, slots=True)
-class RawEntry:
+class RawEntry(NamedTuple):
     """Bytes with their place: an entry below the codec. `headers` are those that tell how to read them.
 
     `ttl` is the lifetime that its writer gave this one entry; None: that of the bucket.
@@ -38,8 +36,7 @@ class RawEntry:
     ttl: timedelta | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class RawMarker:
+class RawMarker(NamedTuple):
     """A marker below the key encoding."""
 
     raw_key: str
@@ -181,6 +178,10 @@ class RawWatch(Protocol):
         """Raises BucketNotFoundError, StoreClosedError (then it has ended); StopAsyncIteration after aclose."""
         ...
 
+    async def next_at_hand(self) -> list[RawEvent]:
+        """Return the next event and those behind it that have come already. Raises as __anext__."""
+        ...
+
     async def aclose(self) -> None:
         """End it; nothing stays on the server.
 
@@ -236,6 +237,10 @@ class BucketHandle(Protocol):
 
         A key that has one from the first request to the last is not missed. Each portion has `timeout`.
         """
+        ...
+
+    def live_keys(self, filters: Sequence[str], *, timeout: timedelta) -> AsyncGenerator[list[str], None]:
+        """Yield the raw keys of the live entries that match a filter, in portions; as `heads`."""
         ...
 
     def heads(self, filters: Sequence[str], *, timeout: timedelta) -> AsyncGenerator[list[RawHead], None]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncGenerator, Iterable, Mapping, Sequence
+from contextlib import aclosing
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from itertools import islice
@@ -191,6 +192,12 @@ class MemoryBucket:
         """Yield the raw keys that match a filter."""
         log = await self._arrive()
         yield [subject for subject in log.subjects() if matches_any(filters, subject)]
+
+    async def live_keys(self, filters: Sequence[str], *, timeout: timedelta) -> AsyncGenerator[list[str], None]:
+        """Yield the raw keys of what is live."""
+        async with aclosing(self.heads(filters, timeout=timeout)) as portions:
+            async for heads in portions:
+                yield [head.raw_key for head in heads]
 
     async def heads(self, filters: Sequence[str], *, timeout: timedelta) -> AsyncGenerator[list[RawHead], None]:
         """Yield what is live, without its values."""

@@ -7,7 +7,7 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Self
 
-from kvorm.backends.base import Position, RawEvent, Replay, Resumed
+from kvorm.backends.base import Position, RawEvent, Replay, Resumed, Signal
 from kvorm.backends.log import Log, StoredMessage
 from kvorm.backends.stored_bucket import StoredBucket
 from kvorm.entry import CaughtUp, Reset
@@ -26,7 +26,7 @@ class MemoryWatch:
         self._filters = filters
         self._start: Replay | int | None = start
         self._seen = 0
-        self._events: deque[StoredMessage | CaughtUp | Reset | Resumed | Position] = deque()
+        self._events: deque[StoredMessage | Signal] = deque()
         self._closed = False
 
     @property
@@ -38,6 +38,16 @@ class MemoryWatch:
         return self
 
     async def __anext__(self) -> RawEvent:
+        await self._await_event()
+        return _told(self._events.popleft())
+
+    async def next_at_hand(self) -> list[RawEvent]:
+        """Return the next event, and those behind it."""
+        await self._await_event()
+        events, self._events = self._events, deque()
+        return [_told(event) for event in events]
+
+    async def _await_event(self) -> None:
         while True:
             # Give way to others, as a server does.
             await asyncio.sleep(0)
@@ -45,8 +55,7 @@ class MemoryWatch:
                 raise StopAsyncIteration
             self._look(self._find())
             if self._events:
-                event = self._events.popleft()
-                return event.change() if isinstance(event, StoredMessage) else event
+                return
             await self._stored.wait_for_change()
 
     async def aclose(self) -> None:
@@ -88,6 +97,10 @@ class MemoryWatch:
 
     def _tell(self, messages: Sequence[StoredMessage]) -> None:
         self._events.extend(one for one in messages if matches_any(self._filters, one.subject))
+
+
+def _told(event: StoredMessage | Signal) -> RawEvent:
+    return event.change() if isinstance(event, StoredMessage) else event
 
 
 def _replayed(log: Log, start: Replay | int) -> list[StoredMessage]:

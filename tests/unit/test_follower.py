@@ -41,6 +41,9 @@ class MeddledWatch:
             return self._meddling.events.pop(0)
         return await anext(self._watch)
 
+    async def next_at_hand(self) -> list[RawEvent]:
+        return [await anext(self)]
+
     async def aclose(self) -> None:
         self._meddling.running.discard(id(self))
         await self._watch.aclose()

@@ -22,13 +22,14 @@ from kvorm.backends.base import (
     Replay,
     Told,
 )
-from kvorm.backends.nats.heads import live_heads, read_head
+from kvorm.backends.nats.heads import live_heads, live_keys
 from kvorm.backends.nats.ingest import Ingest
 from kvorm.backends.nats.link import JetStreamError, Link
 from kvorm.backends.nats.many import Many
 from kvorm.backends.nats.opened import OpenedStream
 from kvorm.backends.nats.pipeline import Pipeline
 from kvorm.backends.nats.reading import Reading
+from kvorm.backends.nats.replies import Delivered
 from kvorm.backends.nats.requests import NoRespondersError
 from kvorm.backends.nats.stream import Stream
 from kvorm.backends.nats.watch import NatsWatch
@@ -120,16 +121,11 @@ class NatsBucket:
 
     def heads(self, filters: Sequence[str], *, timeout: timedelta) -> AsyncGenerator[list[RawHead], None]:
         """Yield what is live, without its values, in portions."""
-        watch = NatsWatch(
-            self._watched(filters),
-            Replay.CURRENT,
-            incarnation=self.incarnation,
-            watches=self._watches,
-            read=lambda delivered: read_head(self._stream.raw_key(delivered.message.subject), delivered),
-            outdate=self.outdate,
-            options={"headers_only": True},
-        )
-        return live_heads(watch, self._stream, timeout)
+        return live_heads(self._watch_of_headers(filters), self._stream, timeout)
+
+    def live_keys(self, filters: Sequence[str], *, timeout: timedelta) -> AsyncGenerator[list[str], None]:
+        """Yield the raw keys of what is live, in portions."""
+        return live_keys(self._watch_of_headers(filters), self._stream, timeout)
 
     def watch(self, filters: Sequence[str], *, start: Replay | int) -> NatsWatch[RawChange]:
         """Tell what `start` asks for, a CaughtUp, then each change."""
@@ -140,6 +136,17 @@ class NatsBucket:
             watches=self._watches,
             read=lambda delivered: self._stream.change(delivered.stored),
             outdate=self.outdate,
+        )
+
+    def _watch_of_headers(self, filters: Sequence[str]) -> NatsWatch[Delivered]:
+        return NatsWatch(
+            self._watched(filters),
+            Replay.CURRENT,
+            incarnation=self.incarnation,
+            watches=self._watches,
+            read=lambda delivered: delivered,
+            outdate=self.outdate,
+            options={"headers_only": True},
         )
 
     def _watched(self, filters: Sequence[str]) -> Stream:

@@ -31,7 +31,7 @@ _INACTIVE: Final = timedelta(seconds=5)
 _CREATION_SECONDS: Final = 1.0
 _STORED: Final = "$JS.ACK."
 _STALLED: Final = "Nats-Consumer-Stalled"
-_TURN: Final = 64
+_TURN: Final = 128
 """Messages read before others have their turn."""
 
 
@@ -69,7 +69,7 @@ class Consumer:
         self._lost = False
         self._now = asyncio.get_running_loop().time
         self.heard = heard
-        """When the server was last heard of, by the clock of the event loop."""
+        """When the server was last heard of, by the clock of the event loop, to a tick."""
 
     async def open(self, delivery: Mapping[str, Any], deadline: Deadline) -> int:
         """Make it on the server; return how many messages it has to deliver.
@@ -133,8 +133,13 @@ class Consumer:
         """
         found: list[Delivered] = []
         unread = self._unread
-        while unread and self._delivered % _TURN and unread[0].reply.startswith(_STORED):
-            found.append(self._deliver(unread.popleft()))
+        room = -self._delivered % _TURN
+        while unread and len(found) < room and unread[0].reply.startswith(_STORED):
+            found.append(delivered(unread.popleft()))
+        self._delivered += len(found)
+        # They come in order, each once, so none is missing before the last one if that has its number.
+        if found and found[-1].number != self._delivered:
+            raise GapError
         return found
 
     def _deliver(self, message: Received) -> Delivered:
@@ -169,6 +174,8 @@ class Consumer:
 
     def tick(self) -> None:
         """Notice that the connection was lost, or that the server is silent."""
+        if not self._silent_ticks:
+            self.heard = self._now()
         self._silent_ticks += 1
         if self._silent_ticks > _SILENT_TICKS or not self._link.client.is_connected or self._life != self._link.life:
             self.lose()
@@ -211,7 +218,7 @@ class Consumer:
         await asyncio.gather(creating, return_exceptions=True)
 
     def _receive(self, message: Received) -> None:
-        self._silent_ticks, self.heard = 0, self._now()
+        self._silent_ticks = 0
         # Of heartbeats that nobody reads the last one is enough. They alone want no reply.
         if not message.reply and self._unread and not self._unread[-1].reply:
             self._unread[-1] = message

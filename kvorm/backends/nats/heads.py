@@ -20,61 +20,78 @@ from kvorm.entry import CaughtUp, Reset
 from kvorm.errors import BucketNotFoundError, StoreTimeoutError, StoreUnavailableError
 
 _SIZE: Final = "Nats-Msg-Size"
-"""What the server puts behind the headers where it leaves out the value."""
+"""The header in which the server tells the size of a value that it leaves out."""
 
-_SIZE_LINE: Final = f"{_SIZE}: ".encode()
 _OPERATION: Final = message.OPERATION.encode()
 _REASON: Final = message.MARKER_REASON.encode()
 
 
-def read_head(raw_key: str, delivered: Delivered) -> RawHead | RawMarker:
-    """Return what a message that was delivered without its value says."""
-    raw = delivered.message.raw_headers
-    # Most have none of the headers that make a marker, and need not be parsed.
-    if not isinstance(raw, bytes) or _OPERATION in raw or _REASON in raw:
-        _, sequence, written, headers, _ = delivered.stored
-        change = message.read(raw_key, b"", sequence, written, headers)
-        if isinstance(change, RawMarker):
-            return change
-        return RawHead(raw_key, sequence, delivered.written_at, int(headers[_SIZE]))
-    return RawHead(raw_key, delivered.sequence, delivered.written_at, int(raw[raw.rindex(_SIZE_LINE) + len(_SIZE_LINE) :]))
+async def live_keys(
+    watch: NatsWatch[Delivered], stream: OpenedStream, timeout: timedelta
+) -> AsyncGenerator[list[str], None]:
+    """Yield the raw keys of what is live, each once. Raises as `live_heads`."""
+    start = len(stream.subject(""))
+    async with aclosing(_live(watch, stream, timeout)) as portions:
+        async for portion in portions:
+            yield [delivered.message.subject[start:] for delivered in portion]
 
 
 async def live_heads(
-    watch: NatsWatch[RawHead | RawMarker], stream: OpenedStream, timeout: timedelta
+    watch: NatsWatch[Delivered], stream: OpenedStream, timeout: timedelta
 ) -> AsyncGenerator[list[RawHead], None]:
-    """Yield the live entries, each once, as they are at some time during this; the next portion has `timeout`.
+    """Yield what is live, each key once, as it is at some time during this; the next portion has `timeout`.
 
     Raises:
         BucketNotFoundError: the bucket is gone, or another one.
         StoreUnavailableError, StoreTimeoutError: the time is over, without and with a connection.
     """
+    async with aclosing(_live(watch, stream, timeout)) as portions:
+        async for portion in portions:
+            yield [_head(delivered, stream) for delivered in portion]
+
+
+async def _live(
+    watch: NatsWatch[Delivered], stream: OpenedStream, timeout: timedelta
+) -> AsyncGenerator[list[Delivered], None]:
     told: set[str] = set()
+    ended = False
     async with aclosing(watch):
-        while True:
+        while not ended:
             try:
                 async with asyncio.timeout(timeout.total_seconds()):
                     events = await watch.next_at_hand()
             except TimeoutError as error:
                 raise _late(stream, timeout) from error
-            heads: list[RawHead] = []
-            ended = False
+            found: list[Delivered] = []
             for event in events:
-                if isinstance(event, RawHead):
-                    if event.raw_key not in told:
-                        told.add(event.raw_key)
-                        heads.append(event)
+                if isinstance(event, Delivered):
+                    subject = event.message.subject
+                    if subject not in told and not _is_marker(event):
+                        told.add(subject)
+                        found.append(event)
                 elif isinstance(event, CaughtUp):
                     ended = True
                 elif isinstance(event, Reset):
-                    name = stream.settings.name
+                    bucket = stream.settings.name
                     raise BucketNotFoundError(
-                        f"bucket {name!r} was made anew while it was listed; list it again", bucket=name
+                        f"bucket {bucket!r} was made anew while it was listed; list it again", bucket=bucket
                     )
-            if heads:
-                yield heads
-            if ended:
-                return
+            if found:
+                yield found
+
+
+def _is_marker(delivered: Delivered) -> bool:
+    raw = delivered.message.raw_headers
+    if isinstance(raw, bytes) and _OPERATION not in raw and _REASON not in raw:
+        return False  # most need not be parsed
+    _, sequence, written, headers, _ = delivered.stored
+    return isinstance(message.read("", b"", sequence, written, headers), RawMarker)
+
+
+def _head(delivered: Delivered, stream: OpenedStream) -> RawHead:
+    size_bytes = int((delivered.message.headers or {})[_SIZE])
+    raw_key = stream.raw_key(delivered.message.subject)
+    return RawHead(raw_key, delivered.sequence, delivered.written_at, size_bytes)
 
 
 def _late(stream: OpenedStream, timeout: timedelta) -> StoreUnavailableError | StoreTimeoutError:

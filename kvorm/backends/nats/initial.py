@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from kvorm.backends.base import Deadline
 from kvorm.backends.nats.stream import Stream
 
@@ -24,12 +26,12 @@ class InitialState:
         # Keys of the start that were written anew before they were told.
         self._owed: set[str] | None = None
 
-    def tell(self, subject: str) -> None:
-        """Take note that a change was told."""
+    def tell(self, subjects: Sequence[str]) -> None:
+        """Take note that changes were told."""
         if self._owed is not None:
-            self._owed.discard(subject)
+            self._owed.difference_update(subjects)
         elif self._whole:
-            self._told.add(subject)
+            self._told.update(subjects)
 
     def may_be_complete(self, position: int, pending: int) -> bool:
         """Whether it is time to ask, having told all up to a position."""

@@ -51,17 +51,26 @@ class StoredMessage(NamedTuple):
 
 
 class Delivered(NamedTuple):
-    """A stored message that a consumer delivered.
-
-    `number` is its place among those of the consumer, `pending` how many are to come; `written_at` is in nanoseconds
-    since 1970.
-    """
+    """A stored message that a consumer delivered, with what its reply subject tells of it. Source: ADR-15."""
 
     message: Received
     sequence: int
-    number: int
-    written_at: int
-    pending: int
+    tokens: list[str]
+
+    @property
+    def number(self) -> int:
+        """Its place among those that the consumer delivered."""
+        return int(self.tokens[1])
+
+    @property
+    def written_at(self) -> int:
+        """When it was stored, in nanoseconds since 1970."""
+        return int(self.tokens[2])
+
+    @property
+    def pending(self) -> int:
+        """How many the consumer has still to deliver."""
+        return int(self.tokens[3])
 
     @property
     def stored(self) -> StoredMessage:
@@ -147,10 +156,10 @@ def from_leader(found: Mapping[str, Any]) -> StoredMessage:
 
 
 def delivered(message: Received) -> Delivered:
-    """Parse the reply subject of a delivered message, in its short and its long form. Source: ADR-15."""
+    """Parse the reply subject of a delivered message, in its short and its long form."""
     tokens = message.reply.split(".")
-    sequence, number, written_at, pending = tokens[5:9] if len(tokens) == 9 else tokens[7:11]
-    return Delivered(message, int(sequence), int(number), int(written_at), int(pending))
+    tokens = tokens[5:] if len(tokens) == 9 else tokens[7:11]
+    return Delivered(message, int(tokens[0]), tokens)
 
 
 def _foreign(answer: Received) -> str:

@@ -198,15 +198,17 @@ class NatsWatch(Generic[C]):
             self._told.append(Position(received.position))
 
     def _tell(self, messages: Sequence[Delivered]) -> None:
-        initial = self._initial
-        for delivered in messages:
-            if delivered.sequence > self._position:
-                self._position = delivered.sequence
-                self._told.append(self._read(delivered))
-                if initial is not None:
-                    initial.tell(delivered.message.subject)
-        if initial is not None and initial.may_be_complete(self._position, messages[-1].pending):
-            self._work = asyncio.create_task(self._catch_up(initial))
+        """Tell messages in the order they were delivered, but not again what was told before a gap."""
+        pending = messages[-1].pending
+        if messages[0].sequence <= self._position:
+            messages = [one for one in messages if one.sequence > self._position]
+        if messages:
+            self._position = messages[-1].sequence
+            self._told.extend(map(self._read, messages))
+        if self._initial is not None:
+            self._initial.tell([one.message.subject for one in messages])
+            if self._initial.may_be_complete(self._position, pending):
+                self._work = asyncio.create_task(self._catch_up(self._initial))
 
     async def _catch_up(self, initial: InitialState) -> None:
         """Say so if the initial state is complete."""
