@@ -1,0 +1,1 @@
+"""A simulated NATS: the whole of it in virtual time, for histories that a seed repeats."""
