@@ -8,14 +8,20 @@ import re
 import pytest
 
 from kvorm.testing import contract
-from kvorm.testing.contract import CHECKS, SERVER_CHECKS, Check, ServerCheck, clauses
+from kvorm.testing.contract import (
+    CHECKS,
+    CLAUSES,
+    NETWORK_CHECKS,
+    SERVER_CHECKS,
+    Check,
+    NetworkCheck,
+    ServerCheck,
+    clauses,
+)
 from kvorm.testing.contract.harness import Harness
-from kvorm.testing.contract.on_nats import NatsHarness
+from kvorm.testing.contract.on_nats import NatsHarness, ProxiedHarness
 
 LONGEST_SECONDS = 30.0
-
-CLAUSES = {"W2", "W4", "W5", "W6", "W7", "W8", "W9", "W10", "R1", "R3", "R4", "R5", "R6", "R7", "R8"}
-CLAUSES |= {"E1", "E2", "I1", "I2", "I3", "S1", "S2", "S4", "S5", "S7", "S8", "C1", "C2"}
 
 
 @pytest.mark.parametrize("check", CHECKS, ids=lambda check: check.__name__)
@@ -31,13 +37,35 @@ async def test_server(check: ServerCheck, harness: NatsHarness) -> None:
         await check(harness)
 
 
-def test_each_clause_has_a_check() -> None:
-    named = {clause for check in (*CHECKS, *SERVER_CHECKS) for clause in clauses(check)}
-    assert not CLAUSES - named
+ANYWHERE = [check for check in NETWORK_CHECKS if "W11" not in clauses(check)]
+"""The clients of a cluster learn of its other nodes, and go around the proxy where it lets nothing pass."""
+
+
+@pytest.mark.parametrize(
+    ("place", "check"),
+    [*(("server", check) for check in NETWORK_CHECKS), *(("cluster", check) for check in ANYWHERE)],
+    ids=lambda value: value if isinstance(value, str) else value.__name__,
+)
+async def test_network(check: NetworkCheck, place: str, request: pytest.FixtureRequest) -> None:
+    if place == "server":
+        harness = ProxiedHarness(request.getfixturevalue("nats_server").url)
+    else:
+        harness = ProxiedHarness(request.getfixturevalue("nats_cluster").urls, replicas=3)
+    async with asyncio.timeout(LONGEST_SECONDS), harness:
+        await check(harness)
+
+
+def test_each_clause_has_checks_where_it_says() -> None:
+    places = {"store": CHECKS, "server": SERVER_CHECKS, "proxy": NETWORK_CHECKS}
+    of = {place: {clause for check in checks for clause in clauses(check)} for place, checks in places.items()}
+    assert {clause.number: clause.needs for clause in CLAUSES} == {
+        clause.number: tuple(place for place, numbers in of.items() if clause.number in numbers) for clause in CLAUSES
+    }
+    assert set().union(*of.values()) == {clause.number for clause in CLAUSES}
 
 
 def test_each_check_is_listed_once() -> None:
-    listed = [check.__name__ for check in (*CHECKS, *SERVER_CHECKS)]
+    listed = [check.__name__ for check in (*CHECKS, *SERVER_CHECKS, *NETWORK_CHECKS)]
     written = [
         name
         for module in pkgutil.iter_modules(contract.__path__, f"{contract.__name__}.")

@@ -1,10 +1,10 @@
 """The contract: every clause of `guarantees.md` as checks that run on any store.
 
 A check is a plain async function of a `Harness` (see `harness.py`); its name begins with the clauses it holds the store
-to, `api` where it is the public API without a number. `CHECKS` run on every store, `SERVER_CHECKS` on real servers.
+to, `api` where it is the public API without a number. `CHECKS` run on every store, `SERVER_CHECKS` on real servers,
+`NETWORK_CHECKS` on servers behind a proxy; `CLAUSES` lists what is promised.
 
-    async with MemoryHarness() as harness:
-        await check(harness)
+    results = await run(CHECKS, MemoryHarness)
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from kvorm.testing.contract import (
     listing,
     loading,
     marks,
+    network,
     reads,
     refusals,
     resources,
@@ -33,9 +34,19 @@ from kvorm.testing.contract import (
     wire,
     writes,
 )
-from kvorm.testing.contract.harness import Check, Harness, ServerCheck, ServerHarness
+from kvorm.testing.contract.clauses import CLAUSES, Clause
+from kvorm.testing.contract.harness import (
+    Check,
+    Harness,
+    NetworkCheck,
+    NetworkHarness,
+    ServerCheck,
+    ServerHarness,
+)
+from kvorm.testing.contract.running import Result, run
 
 CHECKS: Final[tuple[Check, ...]] = (
+    writes.w1_a_write_that_returned_is_stored_once,
     writes.w2_a_refused_write_stores_nothing,
     writes.w4_a_revision_must_be_the_latest,
     writes.w4_absent_means_no_live_value,
@@ -98,6 +109,7 @@ CHECKS: Final[tuple[Check, ...]] = (
     stamps.w4_a_new_store_of_a_bucket_made_anew_does_not_either,
     stamps.w4_a_deleted_bucket_is_not_made_anew_by_the_way,
     stamps.w4_a_model_of_keys_alone_is_stamped_too,
+    reads.r2_a_read_sees_what_was_acknowledged,
     reads.r1_get_returns_the_latest,
     reads.r1_an_entry_tells_its_place,
     reads.r1_nothing_live_is_not_found,
@@ -194,6 +206,15 @@ SERVER_CHECKS: Final[tuple[ServerCheck, ...]] = (
 )
 """Those that need a real server."""
 
+NETWORK_CHECKS: Final[tuple[NetworkCheck, ...]] = (
+    network.w1_a_write_whose_acknowledgement_is_lost_is_stored_once,
+    network.w3_a_write_of_which_nobody_knows_is_said_to_be_open,
+    network.w3_a_cancelled_write_does_not_conflict_with_itself,
+    network.w11_what_was_not_stored_is_not_sent_later,
+    network.s3_a_watch_misses_nothing_when_its_connection_breaks,
+    network.s6_a_silent_connection_is_noticed,
+)
+"""Those that need a real server behind a proxy."""
 
 _CLAUSE = re.compile(r"([a-z]\d+)_")
 
@@ -208,4 +229,19 @@ def clauses(check: Callable[..., Any]) -> list[str]:
     return found
 
 
-__all__ = ["CHECKS", "SERVER_CHECKS", "Check", "Harness", "ServerCheck", "ServerHarness", "clauses"]
+__all__ = [
+    "CHECKS",
+    "CLAUSES",
+    "NETWORK_CHECKS",
+    "SERVER_CHECKS",
+    "Check",
+    "Clause",
+    "Harness",
+    "NetworkCheck",
+    "NetworkHarness",
+    "Result",
+    "ServerCheck",
+    "ServerHarness",
+    "clauses",
+    "run",
+]

@@ -11,6 +11,7 @@ from typing import Any, Final, Generic, Protocol, TypeAlias, TypeVar
 
 from kvorm.bucket import Bucket
 from kvorm.store import Store
+from kvorm.testing.proxy import FlakyProxy
 
 E = TypeVar("E", bound=BaseException)
 T = TypeVar("T")
@@ -89,8 +90,22 @@ class ServerHarness(Harness, Protocol):
         ...
 
 
+class NetworkHarness(Harness, Protocol):
+    """A real server behind a network that fails when it is told to."""
+
+    @property
+    def proxy(self) -> FlakyProxy:
+        """The network."""
+        ...
+
+    async def open_behind_proxy(self, *, timeout: timedelta) -> Store:
+        """Open one more store whose connection goes through the proxy."""
+        ...
+
+
 Check: TypeAlias = Callable[[Harness], Awaitable[None]]
 ServerCheck: TypeAlias = Callable[[ServerHarness], Awaitable[None]]
+NetworkCheck: TypeAlias = Callable[[NetworkHarness], Awaitable[None]]
 Attempt: TypeAlias = Callable[[], Awaitable[object]]
 """One of several calls that a check makes in turn."""
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import AsyncExitStack
 from datetime import timedelta
 from secrets import token_hex
@@ -11,7 +11,7 @@ from typing import Self
 
 from kvorm.backends.memory import MemoryServer
 from kvorm.bucket import Bucket
-from kvorm.store import MemoryStore
+from kvorm.store import MemoryStore, Store
 from kvorm.testing.clock import ManualClock
 from kvorm.testing.contract.harness import Stored
 
@@ -21,7 +21,9 @@ class MemoryHarness:
 
     replicas: int | None = None
 
-    def __init__(self) -> None:
+    def __init__(self, wrap: Callable[[MemoryStore], Store] = lambda store: store) -> None:
+        """Say what stands between the checks and a store in memory, if anything: `wrap` returns what is checked."""
+        self._wrap = wrap
         self._clock = ManualClock()
         self._server = MemoryServer(self._clock)
         self._stores = AsyncExitStack()
@@ -40,10 +42,10 @@ class MemoryHarness:
 
     async def open(
         self, *, namespace: str = "", create_buckets: bool = True, timeout: timedelta = timedelta(seconds=10)
-    ) -> MemoryStore:
+    ) -> Store:
         """Open one more store on the same server."""
         store = MemoryStore(server=self._server, namespace=namespace, create_buckets=create_buckets, timeout=timeout)
-        return await self._stores.enter_async_context(store)
+        return await self._stores.enter_async_context(self._wrap(store))
 
     async def let_pass(self, duration: timedelta) -> None:
         """Set the clock."""

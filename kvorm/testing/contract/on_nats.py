@@ -20,6 +20,7 @@ from nats.js.errors import APIError
 from kvorm.bucket import Bucket
 from kvorm.store import NatsStore, Store, connect
 from kvorm.testing.contract.harness import Stored, eventually
+from kvorm.testing.proxy import FlakyProxy
 
 _NO_MESSAGE: Final = 10037
 _NO_STORE: Final = 10049
@@ -161,6 +162,24 @@ class NatsHarness:
         answer = await self._client.request(f"$JS.API.{verb}", payload, timeout=_REQUEST_SECONDS)
         told: dict[str, Any] = json.loads(answer.data)
         return told
+
+
+class ProxiedHarness(NatsHarness):
+    """A running server, and a proxy in front of it."""
+
+    def __init__(self, urls: str | Sequence[str], *, replicas: int | None = None) -> None:
+        """Say where; the proxy stands in front of the first."""
+        super().__init__(urls, replicas=replicas)
+        self.proxy = FlakyProxy(urls if isinstance(urls, str) else urls[0])
+
+    async def __aenter__(self) -> Self:
+        await super().__aenter__()
+        await self._resources.enter_async_context(self.proxy)
+        return self
+
+    async def open_behind_proxy(self, *, timeout: timedelta) -> Store:
+        """Open one more store whose connection goes through the proxy."""
+        return await self._resources.enter_async_context(connect(self.proxy.url, timeout=timeout))
 
 
 def _headers(raw: bytes) -> dict[str, str]:

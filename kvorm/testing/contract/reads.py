@@ -37,6 +37,28 @@ async def r1_get_returns_the_latest(harness: Harness) -> None:
             assert (entry.value, entry.revision) == (order, revision)
 
 
+async def r2_a_read_sees_what_was_acknowledged(harness: Harness) -> None:
+    """Every way of reading, in another client, right after a write was acknowledged: that write or a newer one."""
+    orders = await new_orders(harness, history=3)
+    others = await elsewhere(harness, orders)
+    order = Order(tenant="acme", id=1)
+    for number in range(40):
+        order.note = str(number)
+        revision = await orders.save(order)
+        assert (await others.entry("acme", 1)).revision == revision
+        assert (await others.history("acme", 1))[-1].revision == revision
+        fresh = Order(tenant="acme", id=100 + number)
+        await orders.save(fresh)
+        many = await others.get_many([("acme", 1), ("acme", 99), ("acme", fresh.id), ("acme", 98)])
+        assert many == [order, None, fresh, None]
+        assert [found.id async for found in others.find(id=fresh.id)] == [fresh.id]
+        assert await others.count() == number + 2
+        await orders.delete(fresh)
+        assert await others.get_or_none("acme", fresh.id) is None
+        assert await others.count(id=fresh.id) == 0
+        await orders.save(fresh)
+
+
 async def r1_an_entry_tells_its_place(harness: Harness) -> None:
     """Key, raw key, bucket and the aware UTC time of its storing."""
     store = await harness.open()

@@ -1,9 +1,10 @@
-"""W2 and W4 to W7: one object is stored, or refused."""
+"""W1, W2 and W4 to W7: one object is stored, or refused."""
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from functools import partial
 from typing import Any
 
 from pydantic import BaseModel
@@ -22,6 +23,32 @@ from kvorm.testing.contract.models import (
     elsewhere,
     new_orders,
 )
+
+
+async def w1_a_write_that_returned_is_stored_once(harness: Harness) -> None:
+    """Each call adds one message, at the revision that it returned."""
+    orders = await new_orders(harness, history=64)
+    order = Order(tenant="acme", id=1)
+    fresh = Order(tenant="acme", id=2)
+    writes: list[Callable[[], Awaitable[object]]] = [
+        partial(orders.save, order),
+        partial(orders.save, order),
+        partial(orders.save, Order(tenant="acme", id=1), expect=ANY),
+        partial(orders.update, "acme", 1, apply=lambda _: None),
+        partial(orders.get_or_create, fresh),
+        partial(orders.restore, "acme", 1, revision=1),
+        partial(orders.delete, fresh),
+        partial(orders.save_many, [Order(tenant="acme", id=3)]),
+        partial(orders.delete_many, [("acme", 3)]),
+    ]
+    for number, write in enumerate(writes, 1):
+        told = await write()
+        messages = await harness.messages(orders.bucket.name)
+        assert len(messages) == number
+        revision = revision_of(told) if isinstance(told, Order) else told
+        assert revision in (messages[-1].revision, [messages[-1].revision])
+    assert await orders.load([Order(tenant="acme", id=4)]) == 1
+    assert len(await harness.messages(orders.bucket.name)) == len(writes) + 1
 
 
 async def w2_a_refused_write_stores_nothing(harness: Harness) -> None:
