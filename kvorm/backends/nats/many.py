@@ -112,6 +112,8 @@ class Many:
         """Ask the leader about the stream, until it is as far as what this store saw of it (hazard H8)."""
         while True:
             info = await self._stream.call("STREAM.INFO", body, deadline)
+            if info["created"] != self._stream.incarnation:
+                raise self._stream.made_anew()
             if info["state"]["last_seq"] >= self._reading.floor:
                 return info
             name = self._stream.settings.name

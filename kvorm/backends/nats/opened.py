@@ -206,8 +206,12 @@ class OpenedStream:
             # Somebody may have changed it, for example turned direct gets off.
             self.refresh(info["config"], from_stream(info["config"]))
             return
+        raise self.made_anew()
+
+    def made_anew(self) -> BucketNotFoundError:
+        """Return the error for a bucket that turns out to be another one, and remember it."""
         self.outdate()
-        raise BucketNotFoundError(
+        return BucketNotFoundError(
             f"bucket {self.settings.name!r} was deleted and made anew meanwhile; decide again",
             bucket=self.settings.name,
         )
