@@ -17,7 +17,7 @@ from kvorm.backends.nats.opened import OpenedStream
 from kvorm.backends.nats.replies import Delivered
 from kvorm.backends.nats.watch import NatsWatch
 from kvorm.entry import CaughtUp, Reset
-from kvorm.errors import BucketNotFoundError, StoreTimeoutError, StoreUnavailableError
+from kvorm.errors import StoreTimeoutError, StoreUnavailableError
 
 _SIZE: Final = "Nats-Msg-Size"
 """The header in which the server tells the size of a value that it leaves out."""
@@ -53,7 +53,27 @@ async def live_heads(
 async def _live(
     watch: NatsWatch[Delivered], stream: OpenedStream, timeout: timedelta
 ) -> AsyncGenerator[list[Delivered], None]:
+    portions = _deliveries(watch, stream, timeout)
+    if stream.is_replicated:
+        # The replica that delivers may lag: what it tells first may have been deleted before this began. All that the
+        # leader had by then has come when the deliveries end.
+        portions = _at_the_end(portions)
     told: set[str] = set()
+    async with aclosing(portions):
+        async for portion in portions:
+            found: list[Delivered] = []
+            for delivered in portion:
+                subject = delivered.message.subject
+                if subject not in told and not _is_marker(delivered):
+                    told.add(subject)
+                    found.append(delivered)
+            if found:
+                yield found
+
+
+async def _deliveries(
+    watch: NatsWatch[Delivered], stream: OpenedStream, timeout: timedelta
+) -> AsyncGenerator[list[Delivered], None]:
     ended = False
     async with aclosing(watch):
         while not ended:
@@ -62,22 +82,21 @@ async def _live(
                     events = await watch.next_at_hand()
             except TimeoutError as error:
                 raise _late(stream, timeout) from error
-            found: list[Delivered] = []
             for event in events:
-                if isinstance(event, Delivered):
-                    subject = event.message.subject
-                    if subject not in told and not _is_marker(event):
-                        told.add(subject)
-                        found.append(event)
-                elif isinstance(event, CaughtUp):
+                if isinstance(event, CaughtUp):
                     ended = True
                 elif isinstance(event, Reset):
-                    bucket = stream.settings.name
-                    raise BucketNotFoundError(
-                        f"bucket {bucket!r} was made anew while it was listed; list it again", bucket=bucket
-                    )
-            if found:
-                yield found
+                    raise stream.made_anew()
+            yield [event for event in events if isinstance(event, Delivered)]
+
+
+async def _at_the_end(portions: AsyncGenerator[list[Delivered], None]) -> AsyncGenerator[list[Delivered], None]:
+    """Yield the last delivery of each subject, once all have come."""
+    latest: dict[str, Delivered] = {}
+    async with aclosing(portions):
+        async for portion in portions:
+            latest.update((delivered.message.subject, delivered) for delivered in portion)
+    yield list(latest.values())
 
 
 def _is_marker(delivered: Delivered) -> bool:
