@@ -194,13 +194,19 @@ class ValueTooLargeError(KvormError):
 
     def __init__(self, *, bucket: str, key: str, size: int, limit: int) -> None:
         super().__init__(
-            f"{bucket}/{key}: the value has {size} bytes, at most {limit} can be stored. "
+            f"{bucket}/{key}: the value has {size} bytes, {_most(limit)}. "
             f"Split it, or raise max_value_bytes of the bucket (and max_payload of the server)."
         )
         self.bucket = bucket
         self.key = key
         self.size = size
-        self.limit = limit
+        self.limit = max(limit, 0)
+
+
+def _most(limit: int) -> str:
+    if limit > 0:
+        return f"at most {limit} can be stored"
+    return "at most 0 can be stored, because the headers of a write alone take all that a message may have"
 
 
 class Difference(NamedTuple):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from contextlib import aclosing
+from contextlib import aclosing, suppress
 from datetime import timedelta
 from typing import Final, Generic, Literal, TypeAlias, TypeVar
 
@@ -94,16 +94,34 @@ class Follower(Generic[M]):
 
         Raises:
             RuntimeError: it was called before.
+            StoreUnavailableError: the store has not been heard of for the time budget; nothing is left of it.
         """
         if self._task is not None:
             raise RuntimeError("a view is entered once; ask the repository for another one")
         self._task = asyncio.create_task(self._run())
         try:
-            await self._opened.wait()
+            await self._await_opened()
             _ = self.contents
         except BaseException:
             await self.close()
             raise
+
+    async def _await_opened(self) -> None:
+        """Wait as long as the store is heard of; what a bucket holds may take any time to come.
+
+        Raises:
+            StoreUnavailableError: it has not been heard of for the time budget.
+        """
+        while not self._opened.is_set():
+            left = self._timeout - self._feed.silent_for
+            if left <= timedelta(0):
+                raise StoreUnavailableError(
+                    f"the view could not be loaded: the server has not been heard of for "
+                    f"{self._timeout.total_seconds():g} s"
+                )
+            with suppress(TimeoutError):
+                async with asyncio.timeout(left.total_seconds()):
+                    await self._opened.wait()
 
     async def close(self) -> None:
         """End the task and its watch. Idempotent."""

@@ -7,7 +7,7 @@ import inspect
 import os
 import re
 from collections.abc import Awaitable, Callable, Generator, Sequence
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, suppress
 from datetime import timedelta
 from pathlib import Path
 from types import TracebackType
@@ -403,7 +403,7 @@ def connect(
             else:
                 settings = options
             client, reports = await connect_nats(where, timeout=timeout, options=settings)
-            resources.push_async_callback(client.close)
+            resources.push_async_callback(_close, client)
             store = NatsStore(
                 client,
                 domain=domain,
@@ -418,6 +418,12 @@ def connect(
             return store
 
     return Connecting(opening)
+
+
+async def _close(client: Client) -> None:
+    # The client first sends what is pending, also where its connection is lost and it waits for another one.
+    with suppress(OSError):
+        await client.close()
 
 
 def _where(url: str | Sequence[str] | None) -> list[str]:

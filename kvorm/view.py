@@ -55,7 +55,14 @@ class View(Generic[M]):
         self._known_raw_key = lru_cache(_KNOWN_KEYS, typed=True)(self._validated)
 
     async def __aenter__(self) -> Self:
-        """Load the keys; return once all that exists is here."""
+        """Load the keys; return once all that exists is here.
+
+        That may take any time, while the store is heard of.
+
+        Raises:
+            StoreUnavailableError: the store has not been heard of for the time budget; nothing is left of the view.
+            BucketNotFoundError, BucketMismatchError: as of any operation.
+        """
         await self._follower.open()
         return self
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Generator
-from contextlib import AsyncExitStack, contextmanager
+from contextlib import AsyncExitStack, contextmanager, suppress
 from datetime import timedelta
 from typing import Any, NamedTuple
 
@@ -48,6 +48,7 @@ class Opened:
         self._buckets = buckets
         self._repositories: dict[Target, Repository[Any]] = {}
         self._views: dict[Target, View[Any]] = {}
+        self._viewing = AsyncExitStack()
         self._opening_view = asyncio.Lock()
 
     def repository(self, target: Target) -> Repository[Any]:
@@ -61,8 +62,21 @@ class Opened:
         async with self._opening_view:
             if target not in self._views:
                 view = self.repository(target).view()
-                self._views[target] = await self.resources.enter_async_context(view)
-        return self._views[target]
+                self._views[target] = await self._viewing.enter_async_context(view)
+            return self._views[target]
+
+    async def close_views(self) -> None:
+        """End the views; who asks for one later gets another one."""
+        async with self._opening_view:
+            self._views.clear()
+            await self._viewing.aclose()
+
+    async def close(self) -> None:
+        """End the views, and the store if it was opened here."""
+        try:
+            await self.close_views()
+        finally:
+            await self.resources.aclose()
 
     def _made(self, target: Target) -> Repository[Any]:
         if issubclass(target, Repository):
@@ -79,6 +93,7 @@ class Stores:
         self._announce = announce
         self._override: Store | None = None
         self._opened: Opened | None = None
+        self._closing: set[asyncio.Task[None]] = set()
 
     def current(self) -> Opened:
         """Return the store in use now.
@@ -88,14 +103,20 @@ class Stores:
         """
         surroundings = self._surroundings()
         if self._opened is None or self._opened.surroundings != surroundings:
+            self._leave(self._opened)
             self._opened = self._open(surroundings)
         return self._opened
 
     async def stop(self) -> None:
-        """End what works over the broker's connection."""
-        if self._opened is not None and self._opened.surroundings.connection is not None:
-            opened, self._opened = self._opened, None
-            await opened.resources.aclose()
+        """End the views, and what works over the broker's connection. Another store stays as it is."""
+        opened = self._opened
+        if opened is None:
+            return
+        if opened.surroundings.connection is None:
+            await opened.close_views()
+        else:
+            self._opened = None
+            await opened.close()
 
     @contextmanager
     def using(self, store: Store) -> Generator[None, None, None]:
@@ -105,7 +126,18 @@ class Stores:
         try:
             yield
         finally:
+            self._leave(self._opened)
             self._override, self._opened = before
+
+    def _leave(self, opened: Opened | None) -> None:
+        """Close in the background what is not in use any more; without an event loop nothing of it runs."""
+        if opened is None:
+            return
+        with suppress(RuntimeError):
+            loop = asyncio.get_running_loop()
+            closing = loop.create_task(opened.close())
+            self._closing.add(closing)
+            closing.add_done_callback(self._closing.discard)
 
     def _surroundings(self) -> Surroundings:
         config = self._broker.config.broker_config

@@ -5,9 +5,10 @@ from __future__ import annotations
 import asyncio
 
 import pytest
-from faststream import FastStream
+from faststream import FastStream, TestApp
+from faststream.nats import TestNatsBroker
 
-from kvorm import Bucket, Key, Model, StoreClosedError, View
+from kvorm import Bucket, Key, MemoryStore, Model, StoreClosedError, View
 from kvorm.faststream import KV, Repo, ViewOf
 from tests.faststream.conftest import Place, until
 
@@ -69,4 +70,39 @@ async def test_it_ends_with_the_app_and_begins_anew(live: Place) -> None:
             assert len(view) == count
         with pytest.raises(StoreClosedError):
             view.get(1)
+    await until(lambda: asyncio.all_tasks() == before)
+
+
+async def test_it_ends_with_the_store_that_was_put_in_place(memory: Place) -> None:
+    broker = memory.broker()
+    kv = KV(broker, models=[Order])
+    before = asyncio.all_tasks()
+    store = MemoryStore()
+    with kv.using(store):
+        await store.repository(Order).save(Order(id=1))
+        view = await kv.view(Order)
+        assert len(view) == 1
+    await until(lambda: asyncio.all_tasks() == before)
+    with pytest.raises(StoreClosedError):
+        view.get(1)
+    # The store itself is the caller's.
+    assert await store.repository(Order).count() == 1
+
+
+async def test_in_memory_it_ends_with_the_app_or_the_block(memory: Place) -> None:
+    broker = memory.broker()
+    app = FastStream(broker)
+    kv = KV(broker, models=[Order]).install(app)
+    before = asyncio.all_tasks()
+    async with TestNatsBroker(broker):
+        async with TestApp(app):
+            with_app = await kv.view(Order)
+        with pytest.raises(StoreClosedError):
+            len(with_app)
+        alone = await kv.view(Order)
+        assert len(alone) == 0
+    async with TestNatsBroker(broker):
+        assert await kv.view(Order) is not alone
+        await until(lambda: not alone.caught_up)
+        await kv.stop()
     await until(lambda: asyncio.all_tasks() == before)

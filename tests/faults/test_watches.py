@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 import kvorm
-from kvorm import Bucket, BucketNotFoundError
+from kvorm import Bucket, BucketNotFoundError, StoreUnavailableError
 from kvorm.backends.base import Replay
 from kvorm.testing.proxy import FlakyProxy
 from kvorm.testing.servers import NatsServer
@@ -83,6 +83,26 @@ async def test_a_view_drops_what_vanished_unseen(server: NatsServer) -> None:
         async with blind(proxy):
             await vanish(client)
         await until(lambda: len(view) == 0, 5)
+
+
+async def test_a_view_is_not_entered_while_there_is_no_server(server: NatsServer) -> None:
+    """Its budget is that of an operation; nothing is left of it, and later another one is."""
+    async with kvorm.connect(server.url, timeout=timedelta(seconds=1)) as store:
+        async with view_of(store, BUCKET):
+            pass
+        assert isinstance(store, kvorm.NatsStore)
+        await asyncio.to_thread(server.kill)
+        await until(lambda: not store.client.is_connected)
+        before = asyncio.all_tasks()
+        began = time.monotonic()
+        with pytest.raises(StoreUnavailableError, match="has not been heard of for 1 s"):
+            async with asyncio.timeout(5), view_of(store, BUCKET):
+                pass
+        assert 0.9 < time.monotonic() - began < 2
+        assert asyncio.all_tasks() <= before
+        await asyncio.to_thread(server.start)
+        async with view_of(store, BUCKET) as view:
+            assert view.caught_up
 
 
 async def test_a_bucket_restored_from_a_backup_starts_over(server: NatsServer, tmp_path: Path) -> None:

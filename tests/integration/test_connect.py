@@ -451,3 +451,15 @@ async def test_many_clients_create_one_bucket_at_once(nats_server: NatsServer) -
     finally:
         for store in stores:
             await store.close()
+
+
+async def test_a_store_without_a_connection_is_closed(tmp_path: Path) -> None:
+    """Also if the client has something left to send."""
+    with NatsServer(tmp_path) as server:
+        async with kvorm.connect(server.url) as store:
+            assert isinstance(store, NatsStore)
+            server.kill()
+            while store.client.is_connected:  # noqa: ASYNC110 - what is waited for has no event
+                await asyncio.sleep(0.01)
+            await store.client.publish("left", b"")
+        assert store.client.is_closed

@@ -5,7 +5,8 @@ Each reads what kvorm wrote and writes what kvorm reads; deletes and purges mean
 
 import asyncio
 import itertools
-from collections.abc import AsyncIterator
+import re
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from datetime import timedelta
 from decimal import Decimal
@@ -14,7 +15,7 @@ from typing import Any, Protocol
 import nats
 import natsrpy
 import pytest
-from nats.js.api import KeyValueConfig
+from nats.js.api import KeyValueConfig, StreamConfig
 from nats.js.errors import KeyDeletedError, KeyNotFoundError, NoKeysError
 from nats.js.kv import KeyValue
 from natsrpy.js import KVConfig, KVOperation
@@ -35,6 +36,8 @@ from kvorm import (
     Repository,
     RevisionMismatchError,
     Store,
+    StoreUnavailableError,
+    ValueTooLargeError,
 )
 from kvorm.testing.servers import NatsServer
 
@@ -361,3 +364,39 @@ async def test_a_bucket_of_kvorm_with_limits_is_used_by_others(store: Store, oth
     assert await sessions.get("a") == Session(id="a")
     await sessions.save(Session(id="b"))
     assert await other.keys() == ["a", "b"]
+
+
+class Bare(Model, bucket="bare"):
+    id: Key[str]
+
+
+async def make_stream(store: Store, bucket: str, **settings: Any) -> None:
+    assert isinstance(store, kvorm.NatsStore)
+    config = StreamConfig(f"KV_{bucket}", subjects=[f"$KV.{bucket}.>"], max_msgs_per_subject=1, allow_direct=True)
+    await store.client.jetstream().add_stream(config, **settings)
+
+
+async def test_a_bucket_of_others_that_has_no_room_for_headers(store: Store) -> None:
+    bares = store.repository(Bare)
+    await make_stream(store, bares.bucket.name, max_msg_size=30)
+    with pytest.raises(ValueTooLargeError, match="at most 0 can be stored, because the headers") as raised:
+        await bares.save(Bare(id="a"))
+    assert raised.value.limit == 0
+    # It sends none.
+    await bares.load([Bare(id="a")])
+    assert await bares.count() == 1
+
+
+@pytest.mark.parametrize("batched", [True, False])
+async def test_a_stream_that_does_not_take_the_key_is_named(store: Store, batched: bool) -> None:
+    bares = store.repository(Bare, timeout=timedelta(seconds=1))
+    name = bares.bucket.name
+    await make_stream(store, name, subjects=[f"$KV.{name}.a.>"], **({"allow_batched": True} if batched else {}))
+    told = f"JetStream could not do it for 1 s, nothing was stored: nobody listens on $KV.{name}.a"
+    attempts: list[Callable[[], Awaitable[object]]] = [
+        lambda: bares.load([Bare(id="a")]),
+        lambda: bares.save(Bare(id="a"), expect=ANY),
+    ]
+    for attempt in attempts:
+        with pytest.raises(StoreUnavailableError, match=f"^{re.escape(told)}(\n|$)"):
+            await attempt()

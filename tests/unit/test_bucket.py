@@ -222,6 +222,13 @@ def test_a_stream_that_is_no_bucket_is_refused() -> None:
         from_stream(config)
 
 
+@pytest.mark.parametrize("retention", ["workqueue", "interest"])
+def test_a_queue_is_refused(retention: str) -> None:
+    config = {**to_stream(Bucket("orders"), SERVER), "retention": retention}
+    with pytest.raises(UnsupportedError, match=f"stream KV_orders has retention '{retention}' and is no Key-Value"):
+        from_stream(config)
+
+
 def test_the_servers_own_metadata_is_not_ours() -> None:
     config = {**to_stream(FULL, SERVER), "metadata": {"_nats.ver": "2.15.1", "team": "sales"}}
     assert from_stream(config).metadata == {"team": "sales"}

@@ -30,7 +30,6 @@ from kvorm.backends.nats.opened import OpenedStream
 from kvorm.backends.nats.pipeline import Pipeline
 from kvorm.backends.nats.reading import Reading
 from kvorm.backends.nats.replies import Delivered
-from kvorm.backends.nats.requests import NoRespondersError
 from kvorm.backends.nats.stream import Stream
 from kvorm.backends.nats.watch import NatsWatch
 from kvorm.backends.nats.watches import Watches
@@ -236,9 +235,9 @@ class NatsBucket:
             if _revision(current) != expect:
                 raise RefusedError(current)
 
-    async def explain_silence(self, error: NoRespondersError, deadline: Deadline) -> None:
+    async def explain_silence(self, subject: str, deadline: Deadline) -> None:
         """Return after a moment if the stream lacks a leader, raise if it is gone."""
-        await self._stream.explain_silence(error, deadline)
+        await self._stream.explain_silence(subject, deadline)
 
     async def _what_refused(self, raw_key: str, expected: int | None, deadline: Deadline) -> RawChange | None:
         """Return what is there after a refusal, as the leader has it.

@@ -106,6 +106,13 @@ def from_stream(config: Mapping[str, Any]) -> Bucket:
             f"stream {config['name']} keeps any number of messages per subject and is no Key-Value bucket; "
             f"set its max_msgs_per_subject to 1..64"
         )
+    # A queue removes what was read, and lets a consumer read only what no other one does.
+    retention = config.get("retention", "limits")
+    if retention != "limits":
+        raise UnsupportedError(
+            f"stream {config['name']} has retention {retention!r} and is no Key-Value bucket, which has 'limits': "
+            f"use another stream"
+        )
     storage: Literal["file", "memory"] = "memory" if config.get("storage") == "memory" else "file"
     try:
         return Bucket(

@@ -40,7 +40,7 @@ class Target(Protocol):
         """Store each, a bounded number at a time."""
         ...
 
-    async def explain_silence(self, error: NoRespondersError, deadline: Deadline) -> None:
+    async def explain_silence(self, subject: str, deadline: Deadline) -> None:
         """Return after a moment if the stream lacks a leader, raise if it is gone."""
         ...
 
@@ -102,9 +102,9 @@ class Ingest:
         """Store as many as one batch takes, from the first on; return their number."""
         try:
             stored, sequence, refusal = await self._batch(pairs, deadline)
-        except NoRespondersError as error:
+        except NoRespondersError:
             # Never stored: no stream listened to the first, and without that the others are refused.
-            await self._target.explain_silence(error, deadline)
+            await self._target.explain_silence(f"{self._root}{pairs[0].raw_key}", deadline)
             return 0
         for later, pair in enumerate(reversed(pairs[:stored])):
             self._target.written(pair.raw_key, sequence - later)

@@ -118,9 +118,7 @@ class Link:
             if self.client.is_connected:
                 return
             if deadline.passed:
-                raise StoreUnavailableError(
-                    f"no connection to NATS for {deadline.timeout.total_seconds():g} s; nothing was sent"
-                )
+                raise StoreUnavailableError(f"no connection to NATS for {_seconds(deadline)} s; nothing was sent")
             await asyncio.sleep(_POLL_SECONDS)
 
     async def send(
@@ -146,7 +144,7 @@ class Link:
                 await self.ready(deadline)
             seconds = min(patience, deadline.remaining())
             if not seconds:
-                raise StoreUnavailableError(f"{deadline.timeout.total_seconds():g} s were over; nothing was sent")
+                raise StoreUnavailableError(f"{_seconds(deadline)} s were over; nothing was sent")
             try:
                 return await self._requests.send(subject, payload, headers, seconds=seconds)
             except NotSentError:
@@ -197,9 +195,7 @@ class Link:
             for one in waiting:
                 one.cancel()
             await asyncio.gather(*asked, return_exceptions=True)
-        raise StoreTimeoutError(
-            f"no answer on {subject!r} within {deadline.timeout.total_seconds():g} s", timeout=deadline.timeout
-        )
+        raise StoreTimeoutError(f"no answer on {subject!r} within {_seconds(deadline)} s", timeout=deadline.timeout)
 
     async def call(self, verb: str, body: Mapping[str, Any] | None = None, *, deadline: Deadline) -> dict[str, Any]:
         """Ask the JetStream API and return its answer; wait out moments without a leader.
@@ -235,7 +231,7 @@ class Link:
         """
         if deadline.remaining() <= _RETRY_SECONDS:
             raise StoreUnavailableError(
-                f"JetStream could not do it for {deadline.timeout.total_seconds():g} s, nothing was stored: {cause}"
+                f"JetStream could not do it for {_seconds(deadline)} s, nothing was stored: {cause}"
             ) from cause
         await asyncio.sleep(_RETRY_SECONDS)
 
@@ -283,3 +279,8 @@ class Link:
         self._closed = True
         self._requests.fail(StoreClosedError(_CLOSED))
         await self._requests.close()
+
+
+def _seconds(deadline: Deadline) -> str:
+    # What is left of a whole time is a hair less than people say.
+    return f"{round(deadline.timeout.total_seconds(), 3):g}"

@@ -95,13 +95,13 @@ class OpenedStream:
 
     async def direct_get(self, which: str, body: bytes, deadline: Deadline) -> RawChange | None:
         """Return one message: the latest of `.subject`, or what a body asks for."""
+        subject = f"{self.link.api}.DIRECT.GET.{self.name}{which}"
         while True:
             try:
-                subject = f"{self.link.api}.DIRECT.GET.{self.name}{which}"
                 stored = replies.direct(await self.link.request(subject, body, deadline=deadline))
                 return None if stored is None else self.change(stored)
-            except NoRespondersError as error:
-                await self.explain_silence(error, deadline)
+            except NoRespondersError:
+                await self.explain_silence(subject, deadline)
 
     async def direct_batch(self, body: Mapping[str, Any], deadline: Deadline) -> Batch:
         """Return many messages."""
@@ -116,8 +116,8 @@ class OpenedStream:
                         if stored is None:
                             return Batch(found, replies.up_to(answer))
                         found.append(self.change(stored))
-            except NoRespondersError as error:
-                await self.explain_silence(error, deadline)
+            except NoRespondersError:
+                await self.explain_silence(subject, deadline)
             except UnansweredError as error:
                 if deadline.passed:
                     raise StoreTimeoutError(
@@ -186,14 +186,14 @@ class OpenedStream:
 
     # Whether it is still the same
 
-    async def explain_silence(self, error: NoRespondersError, deadline: Deadline) -> None:
-        """Nobody listens for the stream: return after a moment if it only lacks a leader.
+    async def explain_silence(self, subject: str, deadline: Deadline) -> None:
+        """Nobody listens on a subject of the stream: return after a moment if it only lacks a leader.
 
         Raises:
             BucketNotFoundError: it is gone.
         """
         await self.check_same_life(deadline)
-        await self.link.pause(deadline, error)
+        await self.link.pause(deadline, NoRespondersError(f"nobody listens on {subject}"))
 
     async def check_same_life(self, deadline: Deadline) -> None:
         """Look at the stream: what was begun on one life of a bucket must not go on on another.

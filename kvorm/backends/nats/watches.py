@@ -42,19 +42,20 @@ class Watches:
 
     def __init__(self, link: Link) -> None:
         self._link = link
-        self._running: set[Running] = set()
+        # A dict, not a set: they act in the order in which they began, in every run.
+        self._running: dict[Running, None] = {}
         self._ending: set[asyncio.Task[None]] = set()
         self._timer: asyncio.TimerHandle | None = None
 
     def add(self, watch: Running) -> None:
         """Look after a watch that begins."""
-        self._running.add(watch)
+        self._running[watch] = None
         if self._timer is None:
             self._timer = asyncio.get_running_loop().call_later(TICK_SECONDS, self._tick)
 
     def discard(self, watch: Running) -> None:
         """Forget one that has ended."""
-        self._running.discard(watch)
+        self._running.pop(watch, None)
         if not self._running and self._timer is not None:
             self._timer.cancel()
             self._timer = None

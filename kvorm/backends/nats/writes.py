@@ -69,7 +69,7 @@ class Reader(Protocol):
         """Raise if the bucket is gone, or another one."""
         ...
 
-    async def explain_silence(self, error: NoRespondersError, deadline: Deadline) -> None:
+    async def explain_silence(self, subject: str, deadline: Deadline) -> None:
         """Return after a moment if the stream lacks a leader, raise if it is gone."""
         ...
 
@@ -183,9 +183,9 @@ class Writer:
                     answer = await self._link.send(
                         write.subject, write.data, deadline=deadline, headers=write.headers, patience=patience
                     )
-            except NoRespondersError as error:
+            except NoRespondersError:
                 # Never stored: no stream listens (0 of 150 in nats.md).
-                await self._reader.explain_silence(error, deadline)
+                await self._reader.explain_silence(write.subject, deadline)
                 continue
             acknowledged = replies.acknowledgement(answer)
             refusal = acknowledged.error
@@ -251,8 +251,8 @@ class Writer:
                 answer = await self._link.send(subject, b"", deadline=deadline, headers=headers)
             except UnansweredError:
                 continue
-            except NoRespondersError as error:
-                await self._reader.explain_silence(error, deadline)
+            except NoRespondersError:
+                await self._reader.explain_silence(subject, deadline)
                 continue
             acknowledged = replies.acknowledgement(answer)
             if acknowledged.error is None:
