@@ -20,6 +20,8 @@ PARALLEL = "-n3"
 ON_0_6 = CHECKERS | {"fastapi", "kvorm"}
 """What of it is not wanted, or wanted in another version, beside FastStream 0.6."""
 
+SHORT_SIMULATION = ["--histories", "5000", "--jobs", "2"]
+
 WITH_SERVER = [
     "tests/contract",
     "tests/docs",
@@ -59,6 +61,12 @@ def imports(session: nox.Session) -> None:
     tool(session, "lint-imports")
 
 
+@nox.session(venv_backend="none")
+def simulation(session: nox.Session) -> None:
+    """Simulated histories, each from a seed that plays it again; `-- --histories 500000` is the long form."""
+    tool(session, "python", "-m", "kvorm.testing.simulation", *(session.posargs or SHORT_SIMULATION))
+
+
 @nox.session(reuse_venv=False)
 def wheel(session: nox.Session) -> None:
     """The built wheel works in a clean environment, first bare, then with the extra `local`."""
@@ -91,6 +99,9 @@ def lowest(session: nox.Session) -> None:
         PARALLEL,
         "--ignore=tests/typing",
         "--ignore=tests/faults",
+        # What Hypothesis and the simulation make of kvorm they make with any version.
+        "--ignore=tests/testing",
+        "--ignore=tests/simulation",
         # The FastStream that works with the lowest nats-py does not work with the FastAPI of today.
         "--ignore=tests/faststream/test_fastapi.py",
         "-W",

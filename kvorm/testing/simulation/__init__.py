@@ -1,1 +1,11 @@
-"""A simulated NATS: the whole of it in virtual time, for histories that a seed repeats."""
+"""A deterministic simulation of NATS: kvorm's own code over a simulated network and JetStream, in virtual time.
+
+`run(seed)` plays one history: some clients, faults at random, checks at the end. The same seed shows the same again.
+"""
+
+from __future__ import annotations
+
+from kvorm.testing.simulation.checks import Violation
+from kvorm.testing.simulation.history import Report, run
+
+__all__ = ["Report", "Violation", "run"]

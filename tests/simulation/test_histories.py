@@ -1,0 +1,54 @@
+"""Simulated histories keep every promise, and a seed shows the same whenever it is run."""
+
+from __future__ import annotations
+
+import logging
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+
+import pytest
+
+from kvorm.testing.simulation import Report, run
+
+HISTORIES = int(os.environ.get("KVORM_HISTORIES", "600"))
+
+
+@pytest.fixture(autouse=True)
+def quiet() -> Iterator[None]:
+    logging.disable()  # lost connections are what this is about
+    yield
+    logging.disable(logging.NOTSET)
+
+
+def test_promises_are_kept() -> None:
+    report = Report()
+    for seed in range(HISTORIES):
+        report.add(run(seed))
+    assert report.violations == []
+    assert report.acknowledged > 5 * HISTORIES
+    assert report.events > 5 * HISTORIES
+    assert {"connection cut", "connection stranded", "server restarted", "leader lost"} <= report.faults.keys()
+
+
+def test_a_seed_shows_the_same_in_another_process() -> None:
+    """Neither the addresses of objects nor the hashes of texts have a say in it."""
+    code = "import logging; logging.disable(); from kvorm.testing.simulation import run; print([run(n) for n in range(40)])"
+    told = {
+        subprocess.run(
+            [sys.executable, "-c", code],
+            env={**os.environ, "PYTHONHASHSEED": hash_seed},
+            capture_output=True,
+            text=True,
+            check=True,
+        ).stdout
+        for hash_seed in ("1", "2")
+    }
+    assert len(told) == 1
+
+
+@pytest.mark.parametrize("replicas", [1, 3])
+def test_a_seed_shows_the_same_again(replicas: int) -> None:
+    for seed in range(10):
+        assert run(seed, replicas=replicas) == run(seed, replicas=replicas)
