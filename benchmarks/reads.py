@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import asyncio
 import tempfile
-import time
 from collections.abc import Awaitable, Callable
+from functools import partial
 from pathlib import Path
 
 import nats
@@ -18,25 +18,25 @@ from nats.js.kv import KeyValue
 
 import kvorm
 from benchmarks.codec import SMALL, Small
-from benchmarks.operations import AT_ONCE, Work, at_once, one_by_one
+from benchmarks.timing import AT_ONCE, Way, Work, at_once, best_times, one_by_one
 from kvorm import Bucket, Mapping, Repository, Store
 from kvorm.testing.servers import NatsCluster, NatsServer
 
 REPEATS = 12
+CALLS = 300
 KEPT = 5
 MAPPING = Mapping(Bucket("orders", history=KEPT, replicas=3), key=("tenant",))
 
 
-async def ratios(run: Callable[[Work], Awaitable[None]], works: dict[str, Work]) -> dict[str, float]:
+async def ratios(run: Callable[[Work, int], Awaitable[None]], works: dict[str, Work]) -> dict[str, float]:
     """Return the time of the first over that of each other, taken in turns."""
-    best = dict.fromkeys(works, float("inf"))
-    for _ in range(REPEATS):
-        for name, work in works.items():
-            start = time.perf_counter()
-            await run(work)
-            best[name] = min(best[name], time.perf_counter() - start)
+    best = await best_times({name: Way(partial(run, by_key(work), CALLS)) for name, work in works.items()}, REPEATS)
     peer, *others = best
     return {name: best[peer] / best[name] for name in others}
+
+
+def by_key(work: Work) -> Work:
+    return lambda number: work(number % AT_ONCE)
 
 
 def gets(orders: Repository[Small]) -> Work:

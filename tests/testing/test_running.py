@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Awaitable, Callable, Sequence
+from datetime import timedelta
 from typing import Any, TypeVar
 
 import pytest
@@ -72,6 +74,52 @@ class Deaf(Honest):
         return below.watch(filters, start=Replay.NOTHING)
 
 
+class Lossy(Honest):
+    """Says that a key was deleted, and leaves no marker."""
+
+    async def around(self, call: Call, act: Callable[[], Awaitable[T]]) -> T:
+        if call.verb != "delete" or not isinstance(call.expect, int):
+            return await act()
+        invented: Any = call.expect + 1
+        return invented
+
+
+class Hasty(Honest):
+    """Tells a revision that is not the one stored."""
+
+    async def around(self, call: Call, act: Callable[[], Awaitable[T]]) -> T:
+        told: Any = await act()
+        return told + 1 if call.verb == "put" else told
+
+
+class Caching(Honest):
+    """Answers with what it read first."""
+
+    def __init__(self) -> None:
+        self._first: dict[object, Any] = {}
+
+    async def around(self, call: Call, act: Callable[[], Awaitable[T]]) -> T:
+        if call.verb != "get":
+            return await act()
+        place = call.bucket, call.raw_keys
+        if place not in self._first:
+            self._first[place] = await act()
+        first: Any = self._first[place]
+        return first
+
+
+class Untidy(Honest):
+    """Leaves a task behind each write."""
+
+    def __init__(self) -> None:
+        self._left: list[asyncio.Task[None]] = []
+
+    async def around(self, call: Call, act: Callable[[], Awaitable[T]]) -> T:
+        if call.writes:
+            self._left.append(asyncio.create_task(asyncio.sleep(30)))
+        return await act()
+
+
 def over(layer: Honest) -> Callable[[], MemoryHarness]:
     def wrap(store: MemoryStore) -> Store:
         return store.wrapped(lambda backend: LayeredBackend(backend, layer))
@@ -91,11 +139,21 @@ async def test_an_honest_wrapper_keeps_every_promise() -> None:
 
 @pytest.mark.parametrize(
     ("layer", "clause"),
-    [(Overwriting(), "W4"), (Repeating(), "W1"), (Forgetful(), "R5"), (Shortened(), "R4"), (Deaf(), "S4")],
-    ids=lambda value: value if isinstance(value, str) else type(value).__name__,
+    [
+        (Overwriting, "W4"),
+        (Repeating, "W1"),
+        (Hasty, "W1"),
+        (Lossy, "R1"),
+        (Caching, "R2"),
+        (Forgetful, "R5"),
+        (Shortened, "R4"),
+        (Deaf, "S4"),
+        (Untidy, "C3"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else value.__name__,
 )
-async def test_a_dishonest_wrapper_is_caught(layer: Honest, clause: str) -> None:
-    results = await run(of(clause), over(layer))
+async def test_a_dishonest_wrapper_is_caught(layer: type[Honest], clause: str) -> None:
+    results = await run(of(clause), over(layer()), longest=timedelta(seconds=2))
     assert [result for result in results if not result.passed]
 
 

@@ -190,6 +190,7 @@ CHECKS: Final[tuple[Check, ...]] = (
     resources.c1_an_import_starts_nothing,
     resources.c2_a_closed_store_does_nothing_more,
     resources.c2_closing_leaves_no_task,
+    resources.c3_calls_leave_nothing,
 )
 """Those for every store."""
 

@@ -1,14 +1,16 @@
-"""C1 and C2: nothing starts by itself, nothing stays behind."""
+"""C1 to C3: nothing starts by itself, nothing stays behind."""
 
 from __future__ import annotations
 
 import asyncio
 import subprocess
 import sys
+from contextlib import suppress
 
-from kvorm.errors import StoreClosedError
-from kvorm.testing.contract.harness import Attempt, Harness, raises
-from kvorm.testing.contract.models import Order, new_bucket, orders_in
+from kvorm.entry import ANY
+from kvorm.errors import KvormError, StoreClosedError
+from kvorm.testing.contract.harness import Attempt, Harness, eventually, raises
+from kvorm.testing.contract.models import Order, new_bucket, new_orders, orders_in
 from kvorm.testing.contract.watching import caught_up
 
 _IMPORT = """
@@ -97,3 +99,53 @@ async def c2_closing_leaves_no_task(harness: Harness) -> None:
             break
         await asyncio.sleep(0.01)
     assert asyncio.all_tasks() <= before, asyncio.all_tasks() - before
+
+
+async def c3_calls_leave_nothing(harness: Harness) -> None:
+    """Each operation, done, refused or cancelled: no consumer and no task, however often."""
+    orders = await new_orders(harness, history=5)
+    first = await orders.save(Order(tenant="acme", id=1))
+    await orders.save(Order(tenant="acme", id=2))
+    attempts: list[Attempt] = [
+        lambda: orders.save(Order(tenant="acme", id=1)),
+        lambda: orders.save(Order(tenant="acme", id=1), expect=ANY),
+        lambda: orders.save_many([Order(tenant="acme", id=3), Order(tenant="acme", id=1)]),
+        lambda: orders.load([Order(tenant="acme", id=4)]),
+        lambda: orders.update("acme", 1, apply=lambda _: None),
+        lambda: orders.get_or_create(Order(tenant="acme", id=1)),
+        lambda: orders.restore("acme", 2, revision=first),
+        lambda: orders.delete("acme", 3),
+        lambda: orders.purge("acme", 4),
+        lambda: orders.delete_many([("acme", 3), ("acme", 9)]),
+        lambda: orders.get("acme", 1),
+        lambda: orders.entry("acme", 9),
+        lambda: orders.get_many([("acme", 1), ("acme", 9)]),
+        lambda: orders.history("acme", 1),
+    ]
+
+    async def call(attempt: Attempt) -> None:
+        with suppress(KvormError):
+            await attempt()
+
+    async def cancel(attempt: Attempt, turns: int) -> None:
+        calling = asyncio.create_task(call(attempt))
+        for _ in range(turns):
+            await asyncio.sleep(0)
+        calling.cancel()
+        with suppress(asyncio.CancelledError):
+            await calling
+
+    for attempt in attempts:
+        await call(attempt)
+    # What the harness itself asks with stays.
+    await harness.consumers(orders.bucket.name)
+    tasks = asyncio.all_tasks()
+    for turns in range(10):
+        for attempt in attempts:
+            await call(attempt)
+            await cancel(attempt, turns)
+
+    async def is_quiet() -> bool:
+        return not await harness.consumers(orders.bucket.name) and not asyncio.all_tasks() - tasks
+
+    await eventually(is_quiet)
