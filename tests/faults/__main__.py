@@ -1,6 +1,7 @@
 """The long form of the fault tests: `python -m tests.faults` prints its figures, and fails where a promise is broken.
 
-It takes half an hour; `server`, `cluster`, `outage` or `watches` behind it runs that part alone.
+It takes some hours, most of them `lists`; a part behind it (`server`, `cluster`, `outage`, `watches`, `lists`, `calls`)
+runs alone.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ import tempfile
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
-from tests.faults import cluster, one_server, outage, watch_tables
+from tests.faults import cluster, list_tables, one_server, outage, watch_tables
 from tests.faults.table import Row, Table, printed
 from tests.faults.workload import Bank, Outcome, Stored
 
@@ -107,6 +108,8 @@ PARTS: dict[str, list[Table]] = {
     "cluster": [cluster_rows],
     "outage": [outage_rows],
     "watches": watch_tables.ALL,
+    "lists": list_tables.LISTS,
+    "calls": list_tables.CALLED,
 }
 
 

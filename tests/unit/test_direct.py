@@ -77,6 +77,16 @@ def test_headers_are_read_as_nats_py_reads_them(status: str, headers: dict[str, 
     assert parse_headers(block) == (asyncio.run(Client()._process_headers(block)) or {})
 
 
+def test_whatever_arrives_is_a_sign_of_life() -> None:
+    async def read() -> int:
+        client = DirectClient()
+        client._pings_outstanding = 2
+        await client._ps.parse(b"+OK\r\n")
+        return client._pings_outstanding
+
+    assert asyncio.run(read()) == 0
+
+
 def test_another_nats_py_is_used_by_its_public_names_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     assert isinstance(new_client(), DirectClient)
     monkeypatch.setattr(direct, "_PROCESS", ["self", "message"])

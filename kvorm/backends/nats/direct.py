@@ -24,6 +24,7 @@ _END: Final = "\r\n"
 _END_BYTES: Final = b"\r\n"
 _MESSAGES: Final = (b"MSG", b"HMSG")
 _PROCESS: Final = ["self", "sid", "subject", "reply", "data", "headers"]
+_USED: Final = ("_ps", "_pending", "_pending_data_size", "_flush_queue", "_transport", "_pings_outstanding")
 _WRITTEN_AT_ONCE: Final = 32
 """How many messages wait for each other: the server works on the first ones while the next are made."""
 
@@ -88,6 +89,10 @@ class DirectClient(Client):
             self._writes_soon = True
             asyncio.get_running_loop().call_soon(self._write_out)
 
+    def hear(self) -> None:
+        """Take note that the server lives: an answer to a ping may wait behind much else that it sends."""
+        self._pings_outstanding = 0
+
     def _write_out(self) -> None:
         self._writes_soon = False
         if not self._pending or not self.is_connected:
@@ -121,6 +126,7 @@ class _DirectParser(Parser):
 
     async def parse(self, data: bytes = b"") -> None:
         """Go through what was read."""
+        self._client.hear()
         self.buf.extend(data)
         if self.state != AWAITING_CONTROL_LINE or self._hand_over():
             await super().parse()
@@ -173,7 +179,7 @@ def _is_as_known() -> bool:
         return False
     client = Client()
     return list(inspect.signature(process).parameters) == _PROCESS and all(
-        hasattr(client, name) for name in ("_ps", "_pending", "_pending_data_size", "_flush_queue", "_transport")
+        hasattr(client, name) for name in _USED
     )
 
 

@@ -32,7 +32,7 @@ class Conditions:
 
     Attributes:
         loses: how probable it is that a request, an answer or a delivered message gets lost inside the cluster.
-        repeats: how probable it is that one comes twice.
+        repeats: how probable it is that a question or its only answer comes twice; a write or a delivery never does.
         slowness: seconds that an answer takes at most.
         page: how many subjects STREAM.INFO tells at once.
         window: bytes that a consumer sends without hearing from its reader.
@@ -79,7 +79,7 @@ class JetStream:
 
     def deliver(self, message: Published) -> None:
         """Bring a message to its reader, unless it gets lost."""
-        for _ in range(self._times("delivery")):
+        for _ in range(self._times("delivery", may_repeat=False)):
             self._router.deliver(message)
 
     def take(self, message: Published) -> bool:

@@ -1,0 +1,75 @@
+"""The lists' part of the long form: under fire beside nats-py, and what many calls leave behind."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import ExitStack
+from pathlib import Path
+
+from kvorm.testing.servers import NatsCluster, NatsServer
+from tests.faults.calls import left_of_calls
+from tests.faults.listing import Load, Report, peer_under_fire, under_fire
+from tests.faults.table import Row, Table, nonzero
+
+CALLS, WAVE = 500, 100
+MANY, MANY_WAVE = 120_000, 2_000
+"""Above 100,000 the server tells its subjects in pages; the wave shifts them by more than those pages overlap."""
+
+CALLS_OF_EACH = 10_000
+
+LOADS = {
+    "one server": Load(history=1, calls=CALLS, wave=WAVE),
+    "one server, history 10": Load(history=10, calls=CALLS, wave=WAVE),
+    f"one server, {MANY:,} keys": Load(history=1, standing=MANY, calls=CALLS, wave=MANY_WAVE),
+    f"one server, {MANY:,} keys, history 10": Load(history=10, standing=MANY, calls=CALLS, wave=MANY_WAVE),
+    "cluster": Load(history=1, replicas=3, calls=CALLS, wave=WAVE),
+    "cluster, history 10": Load(history=10, replicas=3, calls=CALLS, wave=WAVE),
+}
+
+
+async def fire_rows(directory: Path) -> AsyncIterator[Row]:
+    yield Row(
+        [
+            *("Lists under fire", "Calls", "Writes beside them", "Wrong", "Missing", "Never live", "Twice", "Old"),
+            *("Live in the end", "Unlike the stream"),
+        ],
+        [],
+    )
+    for number, (name, load) in enumerate(LOADS.items()):
+        with ExitStack() as stack:
+            urls = _started(stack, directory / str(number), load)
+            report = await under_fire(urls[:1], urls[-2:], load)
+        broken = nonzero(**report.wrong, unlike_the_stream=report.unlike)
+        calls = f"{load.calls} of each of {', '.join(report.calls)}"
+        yield Row([name, calls, *_figures(report), report.live, report.unlike], broken)
+    with NatsServer(directory / "peer") as server:
+        report = await peer_under_fire([server.url], LOADS["one server"])
+    broken = [] if report.wrong_calls.total() else ["nats-py was right: the judge sees nothing"]
+    calls = f"{report.calls.total()} of `keys` of nats-py"
+    yield Row(["one server", calls, *_figures(report), "", ""], broken)
+
+
+def _figures(report: Report) -> list[object]:
+    wrong = report.wrong
+    return [
+        *(report.writes.total(), report.wrong_calls.total()),
+        *(wrong["missing"], wrong["never"], wrong["twice"], wrong["old"]),
+    ]
+
+
+def _started(stack: ExitStack, directory: Path, load: Load) -> list[str]:
+    if load.replicas:
+        return stack.enter_context(NatsCluster(directory)).urls
+    return [stack.enter_context(NatsServer(directory)).url]
+
+
+async def call_rows(directory: Path) -> AsyncIterator[Row]:
+    yield Row(["Operation", "Calls", "Consumers left", "Tasks", "Subscriptions"], [])
+    with NatsServer(directory) as server:
+        async for name, left in left_of_calls(server.url, CALLS_OF_EACH):
+            figures = {"consumers": left.consumers, "tasks": left.tasks, "subscriptions": left.subscriptions}
+            yield Row([name, left.calls, *figures.values()], nonzero(**figures))
+
+
+LISTS: list[Table] = [fire_rows]
+CALLED: list[Table] = [call_rows]
