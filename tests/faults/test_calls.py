@@ -10,7 +10,7 @@ from kvorm import Bucket, Mapping
 from kvorm.testing.servers import NatsCluster, NatsServer
 from tests.faults.calls import BUCKET, OPERATIONS, STANDING, Note, left_of_calls
 
-CALLS = 200
+CALLS = 100
 """`python -m tests.faults calls` makes 10,000 of each."""
 
 LISTS = 1_001

@@ -178,9 +178,7 @@ def _is_as_known() -> bool:
     if process is None or parse is None:
         return False
     client = Client()
-    return list(inspect.signature(process).parameters) == _PROCESS and all(
-        hasattr(client, name) for name in _USED
-    )
+    return list(inspect.signature(process).parameters) == _PROCESS and all(hasattr(client, name) for name in _USED)
 
 
 def header_block(headers: Mapping[str, str]) -> bytes:
