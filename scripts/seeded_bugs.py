@@ -17,6 +17,7 @@ from typing import Final, NamedTuple
 
 ROOT: Final = Path(__file__).resolve().parent.parent
 SIMULATION: Final = ("-m", "kvorm.testing.simulation", "--histories", "600")
+PYTEST: Final = ("-m", "pytest", "-q", "-x", "-p", "no:cacheprovider")
 CATCH_SECONDS: Final = 300
 
 
@@ -54,6 +55,7 @@ BUGS: Final = [
         "backends/nats/writes.py",
         "                if doubt is None:\n                    return None",
         "                return None",
+        (*PYTEST, "tests/contract", "-k", "server and w1_a_write_whose"),
     ),
     Bug(
         "what is in doubt counts as not stored",
@@ -61,18 +63,22 @@ BUGS: Final = [
         "                if doubt is not None:\n                    raise _unknown(write, deadline) from error\n"
         "                if isinstance",
         "                if isinstance",
+        (*PYTEST, "tests/faults/test_writes.py", "-k", "down or restart or told_done"),
     ),
     Bug(
-        "requests are handed over while there is no connection",
-        "backends/nats/requests.py",
-        "        if not self._client.is_connected:\n            raise NotSentError",
-        "",
+        "an object is stamped before it is stored",
+        "operation.py",
+        "        operation_id = new_operation_id()\n        try:\n            revision = await",
+        "        operation_id = new_operation_id()\n        self.typed.stamp(value, raw_key, 1)\n"
+        "        try:\n            revision = await",
+        (*PYTEST, "tests/contract", "-k", "memory and w6"),
     ),
     Bug(
-        "answers are waited for over a lost connection",
-        "backends/nats/requests.py",
-        "if not connected or waiting.life != life:",
-        "if False:",
+        "a stamp counts under another key",
+        "typed.py",
+        "stamp[:3] != (self.incarnation, self.bucket, raw_key)",
+        "stamp[:2] != (self.incarnation, self.bucket)",
+        (*PYTEST, "tests/contract", "-k", "memory and changed_key"),
     ),
     Bug(
         "a skipped message is not noticed",
@@ -109,6 +115,7 @@ BUGS: Final = [
         "backends/nats/watch.py",
         "if messages[0].sequence <= self._position:",
         "if False:",
+        (*PYTEST, "tests/faults/test_watches.py", "-k", "one_server or caught_up"),
     ),
     Bug(
         "the initial state ends early",
@@ -127,6 +134,7 @@ BUGS: Final = [
         "backends/nats/reading.py",
         "least = latest.revision",
         "least = 0",
+        (*PYTEST, "tests/contract", "-k", "cluster and r2_a"),
     ),
     Bug(
         "a replicated bucket is read from any replica",
@@ -152,7 +160,7 @@ BUGS: Final = [
         "operation.py",
         "        self.typed.stamp(value, raw_key, revision)\n        return revision",
         "        return revision",
-        ("-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", "tests/unit/test_memory.py", "tests/unit/test_stamp.py"),
+        (*PYTEST, "tests/unit/test_memory.py", "tests/unit/test_stamp.py"),
     ),
 ]
 
