@@ -13,7 +13,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 import nats
 from nats.js import JetStreamContext
@@ -27,6 +27,8 @@ from benchmarks.codec import NESTED, SMALL
 from benchmarks.timing import Case, Row, table
 from kvorm import Bucket, Mapping, Repository, Store
 from kvorm.testing.servers import NatsServer
+
+T = TypeVar("T")
 
 SAMPLES: dict[str, tuple[BaseModel, str]] = {"small": (SMALL, "tenant"), "nested": (NESTED, "name")}
 """An object of each model, and the field that is its key."""
@@ -64,15 +66,20 @@ class NatsPy:
         return await self._kv.delete(key, last=last)
 
     async def keys(self) -> list[str]:
-        while True:
-            # Its watch ends early at times, and then there are none.
-            try:
-                return await self._kv.keys()
-            except NoKeysError:
-                await asyncio.sleep(0)
+        return await _found(self._kv.keys)
 
     async def history(self, key: str) -> list[BaseModel]:
-        return [self._model.model_validate_json(entry.value or b"") for entry in await self._kv.history(key)]
+        entries = await _found(lambda: self._kv.history(key))
+        return [self._model.model_validate_json(entry.value or b"") for entry in entries]
+
+
+async def _found(ask: Callable[[], Awaitable[list[T]]]) -> list[T]:
+    """Ask until there is something: the watch under it ends early at times, and then there is nothing."""
+    while True:
+        try:
+            return await ask()
+        except NoKeysError:
+            await asyncio.sleep(0)
 
 
 class Natsrpy:
