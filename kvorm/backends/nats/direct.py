@@ -25,6 +25,9 @@ _END_BYTES: Final = b"\r\n"
 _MESSAGES: Final = (b"MSG", b"HMSG")
 _PROCESS: Final = ["self", "sid", "subject", "reply", "data", "headers"]
 _USED: Final = ("_ps", "_pending", "_pending_data_size", "_flush_queue", "_transport", "_pings_outstanding")
+_FULL_READ_BYTES: Final = 32 * 1024
+"""What nats-py reads at once; so much only if more is there than it has read yet."""
+
 _WRITTEN_AT_ONCE: Final = 32
 """How many messages wait for each other: the server works on the first ones while the next are made."""
 
@@ -89,8 +92,8 @@ class DirectClient(Client):
             self._writes_soon = True
             asyncio.get_running_loop().call_soon(self._write_out)
 
-    def hear(self) -> None:
-        """Take note that the server lives: an answer to a ping may wait behind much else that it sends."""
+    def hear_more_is_coming(self) -> None:
+        """Take note that the answer to a ping may wait behind what else the server sends."""
         self._pings_outstanding = 0
 
     def _write_out(self) -> None:
@@ -126,7 +129,8 @@ class _DirectParser(Parser):
 
     async def parse(self, data: bytes = b"") -> None:
         """Go through what was read."""
-        self._client.hear()
+        if len(data) >= _FULL_READ_BYTES:
+            self._client.hear_more_is_coming()
         self.buf.extend(data)
         if self.state != AWAITING_CONTROL_LINE or self._hand_over():
             await super().parse()
