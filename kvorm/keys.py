@@ -105,6 +105,9 @@ class KeyShape:
         self.fields = tuple(fields)
         self._to_text = tuple(field.to_text for field in fields)
         self.from_text = tuple(field.from_text for field in fields)
+        self._start = "".join(f"{token}." for token in prefix)
+        self.plain = self._plain_spelling()
+        """Matches raw keys that need no decoding, each as its only spelling: a group for each field."""
 
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, KeyShape):
@@ -129,7 +132,12 @@ class KeyShape:
             InvalidKeyError: a value is not of its field's kind, has no UTF-8 form, or the raw key is too long.
         """
         try:
-            tokens = [encode_token(to_text(value)) for to_text, value in zip(self._to_text, key, strict=True)]
+            texts = [to_text(value) for to_text, value in zip(self._to_text, key, strict=True)]
+            # Most texts stand for themselves; one with a dot would make a token too many.
+            plain_key = self._start + ".".join(texts)
+            if self.plain.fullmatch(plain_key) and len(plain_key) <= MAX_RAW_KEY_BYTES:
+                return plain_key
+            tokens = [encode_token(text) for text in texts]
         except ValueError:
             tokens = [self._token(field, value, key) for field, value in zip(self.fields, key, strict=True)]
         raw_key = join_tokens([*self.prefix, *tokens] if self.prefix else tokens)
@@ -152,8 +160,7 @@ class KeyShape:
         except ValueError:
             return None
 
-    def plain_spelling(self) -> re.Pattern[str]:
-        """Return what matches raw keys that need no decoding, each as its only spelling: a group for each field."""
+    def _plain_spelling(self) -> re.Pattern[str]:
         fields = "".join(f"\\.({field.plain})" for field in self.fields)
         prefix = "".join(f"\\.{token}" for token in self.prefix)
         return re.compile(f"(?!_){prefix}{fields}".replace("\\.", "", 1))

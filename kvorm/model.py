@@ -143,9 +143,9 @@ class CompiledMapping(Generic[M]):
         self.shape = KeyShape(prefix, [_key_field(model, name) for name in mapping.key])
         self.codec = Codec(model)
         self._names = tuple(mapping.key)
-        self._validators: dict[frozenset[str], SchemaValidator] = {}
+        self._validators: dict[tuple[str, ...], SchemaValidator] = {}
         # Where validation takes each value of a key field as it is, most raw keys tell by their spelling alone.
-        self._plain = self.shape.plain_spelling() if _are_plain(model, self._names) else None
+        self._plain = self.shape.plain if _are_plain(model, self._names) else None
 
     def __repr__(self) -> str:
         return f"CompiledMapping({self.model.__name__}, {self.bucket.name!r}, key={self._names})"
@@ -181,10 +181,12 @@ class CompiledMapping(Generic[M]):
         Raises:
             InvalidKeyError: too few, too many, unknown or refused values.
         """
+        if not named and len(values) == len(self._names):
+            return self.shape.raw_key(tuple(self._validated(dict(zip(self._names, values, strict=True))).values()))
         given = self._by_name(values, named)
-        missing = [name for name in self._names if name not in given]
-        if missing:
-            raise InvalidKeyError(f"{self._usage()}; {', '.join(missing)} missing", key=tuple(values))
+        if len(given) < len(self._names):
+            missing = ", ".join([name for name in self._names if name not in given])
+            raise InvalidKeyError(f"{self._usage()}; {missing} missing", key=tuple(values))
         return self.shape.raw_key(tuple(self._validated(given).values()))
 
     def filter(self, named: NamedValues[str, object]) -> str:
@@ -249,7 +251,7 @@ class CompiledMapping(Generic[M]):
         """Run the key fields' own validation; return the values in the order of the fields."""
         if not given:
             return {}
-        names = frozenset(given)
+        names = tuple(given)
         if names not in self._validators:
             self._validators[names] = _key_validator(self.model, [name for name in self._names if name in names])
         try:

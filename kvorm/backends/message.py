@@ -43,6 +43,15 @@ _KEPT = (SCHEMA, CODEC)
 FOR_EVER: Final = timedelta.max
 """The lifetime of an entry whose writer said `Nats-TTL: never`."""
 
+PLAIN_ENTRY: Final = rb"(?:%b: \d+\r\n)?(?:%b: ([^.\s]*)\S*\r\n)?" % (
+    EXPECTED_REVISION.encode(),
+    OPERATION_ID.encode(),
+)
+"""Headers as they travel that make a message an entry of which `read` tells nothing but the operation id: a group.
+
+A regular expression. Nearly all that kvorm and other clients write has no others.
+"""
+
 _PART = re.compile(r"(\d+(?:\.\d*)?)(h|ms|m|s|us|µs|ns)")
 _SECONDS: Final = {"h": 3600.0, "m": 60.0, "s": 1.0, "ms": 1e-3, "us": 1e-6, "µs": 1e-6, "ns": 1e-9}
 

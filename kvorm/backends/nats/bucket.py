@@ -133,7 +133,7 @@ class NatsBucket:
             start,
             incarnation=self.incarnation,
             watches=self._watches,
-            read=lambda delivered: self._stream.change(delivered.stored),
+            read=self._stream.delivered,
             outdate=self.outdate,
         )
 

@@ -22,6 +22,7 @@ DESCRIPTION: Final = "Description"
 _VERSION: Final = "NATS/1.0"
 _END: Final = "\r\n"
 _END_BYTES: Final = b"\r\n"
+_NO_STATUS: Final = b"NATS/1.0\r\n"
 _MESSAGES: Final = (b"MSG", b"HMSG")
 _PROCESS: Final = ["self", "sid", "subject", "reply", "data", "headers"]
 _USED: Final = ("_ps", "_pending", "_pending_data_size", "_flush_queue", "_transport", "_pings_outstanding")
@@ -44,6 +45,14 @@ class Received(NamedTuple):
     def headers(self) -> Mapping[str, str] | None:
         """Its headers; the status of the server's own messages stands among them."""
         return parse_headers(self.raw_headers) if isinstance(self.raw_headers, bytes) else self.raw_headers
+
+    @property
+    def status(self) -> str | None:
+        """Its status, if it is one of the server's own messages."""
+        raw = self.raw_headers
+        if not raw or (isinstance(raw, bytes) and raw.startswith(_NO_STATUS)):
+            return None
+        return (self.headers or {}).get(STATUS)
 
 
 Take: TypeAlias = Callable[[Received], None]

@@ -14,7 +14,15 @@ from nats.aio.client import Client
 from kvorm.backends.base import Deadline
 from kvorm.backends.nats.direct import Received
 from kvorm.backends.nats.replies import TEMPORARY
-from kvorm.backends.nats.requests import Answered, NoRespondersError, NotSentError, Part, Requests, UnansweredError
+from kvorm.backends.nats.requests import (
+    Answered,
+    NoRespondersError,
+    NotSentError,
+    Part,
+    Requests,
+    UnansweredError,
+    result,
+)
 from kvorm.backends.nats.transport import Transport
 from kvorm.errors import (
     StoreClosedError,
@@ -161,6 +169,18 @@ class Link:
             return False
         return self._requests.tell(subject, payload, headers, seconds=seconds, answered=answered)
 
+    def ask(
+        self, subject: str, payload: bytes, headers: Mapping[str, str] | None, *, deadline: Deadline
+    ) -> asyncio.Future[Received] | None:
+        """Send a request once, now, and return what its answer comes to; None, and nothing sent, where it cannot.
+
+        The future raises UnansweredError; the answer itself is for `result`.
+        """
+        seconds = min(FIRST_PATIENCE, deadline.remaining())
+        if self._closed or not seconds:
+            return None
+        return self._requests.ask(subject, payload, headers, seconds=seconds)
+
     async def request(self, subject: str, payload: bytes, *, deadline: Deadline) -> Received:
         """Ask what may be asked again, until an answer comes.
 
@@ -172,8 +192,10 @@ class Link:
             StoreTimeoutError: no answer in time.
             StoreUnavailableError, StoreClosedError: no connection.
         """
+        asked = self.ask(subject, payload, None, deadline=deadline)
         try:
-            return await self.send(subject, payload, deadline=deadline)
+            # Most questions need no more than this.
+            return result(await asked) if asked is not None else await self.send(subject, payload, deadline=deadline)
         except UnansweredError:
             return await self._ask_again(subject, payload, deadline)
 

@@ -12,7 +12,9 @@ from kvorm.backends import message
 from kvorm.backends.base import Deadline, RawChange, Reads
 from kvorm.backends.nats import replies
 from kvorm.backends.nats.config import from_stream, stream_name
+from kvorm.backends.nats.direct import Received
 from kvorm.backends.nats.link import JetStreamError, Link
+from kvorm.backends.nats.replies import Delivered
 from kvorm.backends.nats.requests import NoRespondersError, UnansweredError
 from kvorm.bucket import Bucket
 from kvorm.errors import BucketNotFoundError, StoreError, StoreTimeoutError
@@ -54,6 +56,7 @@ class OpenedStream:
         self.allows_direct = bool(config.get("allow_direct"))
         self.allows_batches = bool(config.get("allow_batched"))
         self.is_nearest = self.allows_direct and (self._reads == "nearest" or not self.is_replicated)
+        self._prefix = f"$KV.{settings.name}."
         limit: int = config.get("max_msg_size", -1)
         self._max_message_bytes = limit if limit > 0 else None
 
@@ -77,7 +80,7 @@ class OpenedStream:
 
     def subject(self, raw_key: str) -> str:
         """Return the subject of a key, or a filter, in the stream."""
-        return f"$KV.{self.settings.name}.{raw_key}"
+        return f"{self._prefix}{raw_key}"
 
     def written_subject(self, raw_key: str) -> str:
         """Return the subject that a key is written to: within a domain another one."""
@@ -85,11 +88,27 @@ class OpenedStream:
 
     def raw_key(self, subject: str) -> str:
         """Return the key of a subject in the stream."""
-        return subject[len("$KV..") + len(self.settings.name) :]
+        return subject[len(self._prefix) :]
 
     def change(self, stored: replies.StoredMessage) -> RawChange:
         """Return what a stored message says."""
         return message.read(self.raw_key(stored.subject), stored.data, stored.sequence, stored.written, stored.headers)
+
+    def delivered(self, delivered: Delivered) -> RawChange:
+        """Return what a delivered message says."""
+        return replies.plain_delivery(delivered, self._prefix) or self.change(delivered.stored)
+
+    def _answered(self, answer: Received) -> RawChange | None:
+        """Return what an answer to a direct get says; None where nothing is there or nothing more comes.
+
+        Raises:
+            NoRespondersError, StoreError: as `replies.direct`.
+        """
+        entry = replies.plain_answer(answer, self._prefix)
+        if entry is None:
+            stored = replies.direct(answer)
+            return None if stored is None else self.change(stored)
+        return entry
 
     # Reads that any replica may answer
 
@@ -98,8 +117,7 @@ class OpenedStream:
         subject = f"{self.link.api}.DIRECT.GET.{self.name}{which}"
         while True:
             try:
-                stored = replies.direct(await self.link.request(subject, body, deadline=deadline))
-                return None if stored is None else self.change(stored)
+                return self._answered(await self.link.request(subject, body, deadline=deadline))
             except NoRespondersError:
                 await self.explain_silence(subject, deadline)
 
@@ -112,10 +130,10 @@ class OpenedStream:
             try:
                 async with aclosing(self.link.request_many(subject, payload, deadline=deadline)) as answers:
                     async for answer in answers:
-                        stored = replies.direct(answer)
-                        if stored is None:
+                        change = self._answered(answer)
+                        if change is None:
                             return Batch(found, replies.up_to(answer))
-                        found.append(self.change(stored))
+                        found.append(change)
             except NoRespondersError:
                 await self.explain_silence(subject, deadline)
             except UnansweredError as error:

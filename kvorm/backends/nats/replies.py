@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from base64 import b64decode
 from collections.abc import Mapping
 from datetime import datetime, timedelta
@@ -9,7 +10,8 @@ from typing import Any, Final, NamedTuple
 
 import msgspec
 
-from kvorm.backends.base import EPOCH
+from kvorm.backends import message
+from kvorm.backends.base import EPOCH, RawEntry
 from kvorm.backends.nats.direct import DESCRIPTION, STATUS, Received, parse_headers
 from kvorm.backends.nats.requests import NO_RESPONDERS, NoRespondersError, UnansweredError
 from kvorm.errors import StoreError
@@ -22,6 +24,12 @@ TEMPORARY: Final = (10008, 10023)
 _END_OF_BATCH = "204"
 _NOT_FOUND = "404"
 _UNAVAILABLE = 503
+_PLAIN_ANSWER: Final = re.compile(
+    rb"NATS/1\.0\r\n%bNats-Stream: [^\r\n]*\r\nNats-Subject: ([^\r\n]*)\r\n"
+    rb"Nats-Sequence: (\d+)\r\nNats-Time-Stamp: ([^\r\n]*)\r\n"
+    rb"(?:Nats-Num-Pending: \d+\r\nNats-Last-Sequence: \d+\r\n)?\r\n" % message.PLAIN_ENTRY
+)
+_PLAIN_DELIVERY: Final = re.compile(rb"NATS/1\.0\r\n%b\r\n" % message.PLAIN_ENTRY)
 
 
 class Refusal(msgspec.Struct):
@@ -68,6 +76,11 @@ class Delivered(NamedTuple):
         return int(self.tokens[2])
 
     @property
+    def written(self) -> datetime:
+        """When it was stored."""
+        return EPOCH + timedelta(microseconds=self.written_at // 1000)
+
+    @property
     def pending(self) -> int:
         """How many the consumer has still to deliver."""
         return int(self.tokens[3])
@@ -76,8 +89,7 @@ class Delivered(NamedTuple):
     def stored(self) -> StoredMessage:
         """The message as the stream holds it."""
         message = self.message
-        written = EPOCH + timedelta(microseconds=self.written_at // 1000)
-        return StoredMessage(message.subject, self.sequence, written, message.headers or {}, message.data)
+        return StoredMessage(message.subject, self.sequence, self.written, message.headers or {}, message.data)
 
 
 _acknowledgements = msgspec.json.Decoder(Acknowledgement)
@@ -113,6 +125,45 @@ def stored_at(answer: Received | Exception) -> int | None:
         return _acknowledgements.decode(answer.data).seq or None
     except msgspec.DecodeError:
         return None
+
+
+def plain_answer(answer: Received, prefix: str) -> RawEntry | None:
+    """Parse the answer to a direct get if it is an entry with the usual headers; `direct` reads every other one.
+
+    `prefix` is what the subjects of the bucket begin with.
+    """
+    raw_headers = answer.raw_headers
+    match = _PLAIN_ANSWER.fullmatch(raw_headers) if isinstance(raw_headers, bytes) else None
+    if match is None:
+        return None
+    operation_id, subject, sequence, written = match.groups()
+    return RawEntry(
+        subject.decode()[len(prefix) :],
+        answer.data,
+        int(sequence),
+        datetime.fromisoformat(written.decode()),
+        {},
+        operation_id.decode() if operation_id is not None else None,
+    )
+
+
+def plain_delivery(delivered: Delivered, prefix: str) -> RawEntry | None:
+    """Parse a delivered message if it is an entry with the usual headers, or none; as `plain_answer`."""
+    answer = delivered.message
+    operation_id: bytes | None = None
+    if answer.raw_headers is not None:
+        match = _PLAIN_DELIVERY.fullmatch(answer.raw_headers) if isinstance(answer.raw_headers, bytes) else None
+        if match is None:
+            return None
+        operation_id = match[1]
+    return RawEntry(
+        answer.subject[len(prefix) :],
+        answer.data,
+        delivered.sequence,
+        delivered.written,
+        {},
+        operation_id.decode() if operation_id is not None else None,
+    )
 
 
 def direct(answer: Received) -> StoredMessage | None:

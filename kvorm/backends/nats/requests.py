@@ -10,7 +10,7 @@ import nats.errors
 from nats.aio.client import Client
 
 from kvorm.backends.base import Deadline
-from kvorm.backends.nats.direct import STATUS, Received
+from kvorm.backends.nats.direct import Received
 from kvorm.backends.nats.transport import Listening, Transport
 from kvorm.errors import PermissionDeniedError
 
@@ -44,39 +44,37 @@ class Part(NamedTuple):
 
 
 class _Told:
-    """A request of whose one answer a function is told."""
+    """A request of whose one answer a function is told; the answer, or an error, is its end."""
 
-    __slots__ = ("_answered", "_waiting", "life", "subject", "token", "until")
+    __slots__ = ("_answered", "life", "subject", "until")
 
-    def __init__(
-        self, subject: str, life: int, seconds: float, waiting: dict[str, _Waiting], answered: Answered
-    ) -> None:
+    ends = True
+
+    def __init__(self, subject: str, life: int, until: float, answered: Answered) -> None:
         self.subject = subject
         self.life = life
-        self.until = asyncio.get_running_loop().time() + seconds
-        self.token = ""
-        self._waiting = waiting
+        self.until = until
         self._answered = answered
 
     def take(self, message: Received) -> None:
-        del self._waiting[self.token]
         self._answered(message)
 
     def fail(self, error: Exception) -> None:
-        del self._waiting[self.token]
         self._answered(error)
 
 
 class _One:
-    """A request that one answer ends."""
+    """A request whose one answer comes to a future; the answer, or an error, is its end."""
 
     __slots__ = ("answer", "life", "subject", "until")
 
-    def __init__(self, subject: str, life: int, seconds: float) -> None:
+    ends = True
+
+    def __init__(self, subject: str, life: int, until: float, answer: asyncio.Future[Received]) -> None:
         self.subject = subject
         self.life = life
-        self.until = asyncio.get_running_loop().time() + seconds
-        self.answer: asyncio.Future[Received] = asyncio.get_running_loop().create_future()
+        self.until = until
+        self.answer = answer
 
     def take(self, message: Received) -> None:
         if not self.answer.done():
@@ -91,6 +89,8 @@ class _Many:
     """A request whose reader knows which answer is the last."""
 
     __slots__ = ("answers", "life", "subject", "until")
+
+    ends = False
 
     def __init__(self, subject: str, life: int) -> None:
         self.subject = subject
@@ -141,7 +141,7 @@ class Requests:
         """
         if self._listening is None:
             await self._open()
-        waiting = _One(subject, self.life, seconds)
+        waiting = _one(subject, self.life, seconds)
         token = self._await_answer(waiting)
         try:
             await self._transport.publish(subject, payload, reply=f"{self._inbox}.{token}", headers=headers)
@@ -149,8 +149,18 @@ class Requests:
         except nats.errors.OutboundBufferLimitError as error:
             raise NotSentError from error
         finally:
-            del self._waiting[token]
+            self._waiting.pop(token, None)
         return result(message)
+
+    def ask(
+        self, subject: str, payload: bytes, headers: Mapping[str, str] | None, *, seconds: float
+    ) -> asyncio.Future[Received] | None:
+        """Send a request at once; its one answer comes to the future. None where `tell` returns False.
+
+        The future raises UnansweredError as `send` does; `result` looks at what else an answer may be.
+        """
+        one = _one(subject, self.life, seconds)
+        return one.answer if self._begin(one, payload, headers) else None
 
     def tell(
         self, subject: str, payload: bytes, headers: Mapping[str, str], *, seconds: float, answered: Answered
@@ -159,14 +169,16 @@ class Requests:
 
         It cannot while the connection is down, before the first request of all, and over a plain client of nats-py.
         """
-        life = self.life
-        if self._listening is None or not self._client.is_connected or self._denied == life:
+        until = asyncio.get_running_loop().time() + seconds
+        return self._begin(_Told(subject, self.life, until, answered), payload, headers)
+
+    def _begin(self, waiting: _One | _Told, payload: bytes, headers: Mapping[str, str] | None) -> bool:
+        if self._listening is None or not self._client.is_connected or self._denied == waiting.life:
             return False
-        told = _Told(subject, life, seconds, self._waiting, answered)
-        told.token = self._keep(told)
-        if self._transport.publish_now(subject, payload, f"{self._inbox}.{told.token}", headers):
+        token = self._keep(waiting)
+        if self._transport.publish_now(waiting.subject, payload, f"{self._inbox}.{token}", headers):
             return True
-        del self._waiting[told.token]
+        del self._waiting[token]
         return False
 
     async def send_many(
@@ -204,15 +216,16 @@ class Requests:
 
     def fail(self, error: Exception) -> None:
         """End all that waits for an answer with an error."""
-        for waiting in list(self._waiting.values()):
-            waiting.fail(error)
+        for token in list(self._waiting):
+            self._fail(token, error)
 
     def deny_publish(self, subject: str) -> bool:
         """End the requests that were refused, and tell whether any was; the server tells its subject in lower case."""
-        refused = [one for one in self._waiting.values() if one.subject.lower() == subject.lower()]
-        for waiting in refused:
-            told = f"this user may not publish to {waiting.subject!r}; nothing was done. Grant it on the server"
-            waiting.fail(PermissionDeniedError(told, subject=waiting.subject))
+        refused = [token for token, one in self._waiting.items() if one.subject.lower() == subject.lower()]
+        for token in refused:
+            ours = self._waiting[token].subject
+            told = f"this user may not publish to {ours!r}; nothing was done. Grant it on the server"
+            self._fail(token, PermissionDeniedError(told, subject=ours))
         return bool(refused)
 
     def deny_inbox(self, subject: str) -> bool:
@@ -266,21 +279,35 @@ class Requests:
                 self._listening = await self._transport.subscribe(f"{self._inbox}.>", self._receive)
 
     def _receive(self, message: Received) -> None:
-        waiting = self._waiting.get(message.subject[len(self._inbox) + 1 :].partition(".")[0])
+        token = message.subject[len(self._inbox) + 1 :].partition(".")[0]
+        waiting = self._waiting.get(token)
         if waiting is not None:
+            if waiting.ends:
+                del self._waiting[token]
             waiting.take(message)
+
+    def _fail(self, token: str, error: Exception) -> None:
+        waiting = self._waiting[token]
+        if waiting.ends:
+            del self._waiting[token]
+        waiting.fail(error)
 
     def _look_after_connection(self) -> None:
         """End what a lost connection will not answer, and what has waited long enough; look again while any waits."""
         self._look = None
         now, connected, life = asyncio.get_running_loop().time(), self._client.is_connected, self.life
-        for waiting in list(self._waiting.values()):
+        for token, waiting in list(self._waiting.items()):
             if not connected or waiting.life != life:
-                waiting.fail(UnansweredError("the connection was lost"))
+                self._fail(token, UnansweredError("the connection was lost"))
             elif waiting.until <= now:
-                waiting.fail(UnansweredError(f"no answer on {waiting.subject!r}"))
+                self._fail(token, UnansweredError(f"no answer on {waiting.subject!r}"))
         if self._waiting:
             self._look = asyncio.get_running_loop().call_later(_LOOK_SECONDS, self._look_after_connection)
+
+
+def _one(subject: str, life: int, seconds: float) -> _One:
+    loop = asyncio.get_running_loop()
+    return _One(subject, life, loop.time() + seconds, loop.create_future())
 
 
 async def _in_time(waiting: _Many, seconds: float) -> Received | Exception:
@@ -300,6 +327,6 @@ def result(answer: Received | Exception) -> Received:
     """
     if isinstance(answer, Exception):
         raise answer
-    if answer.headers is not None and answer.headers.get(STATUS) == NO_RESPONDERS:
+    if answer.status == NO_RESPONDERS:
         raise NoRespondersError(answer.subject)
     return answer

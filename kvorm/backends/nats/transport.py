@@ -27,7 +27,7 @@ class Transport:
         else:
             await self._client.publish(subject, payload, reply=reply, headers=dict(headers) if headers else None)
 
-    def publish_now(self, subject: str, payload: bytes, reply: str, headers: Mapping[str, str]) -> bool:
+    def publish_now(self, subject: str, payload: bytes, reply: str, headers: Mapping[str, str] | None) -> bool:
         """Send a message as `publish` does, without waiting; False where only nats-py itself can send."""
         if self._direct is None:
             return False

@@ -6,7 +6,6 @@ never sent again once it may have arrived.
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Callable, Mapping
 from typing import Final, NamedTuple, Protocol
 
@@ -93,12 +92,7 @@ class Writer:
         server = self._link.server_id
 
         def answered(answer: Received | Exception) -> None:
-            sequence = replies.stored_at(answer)
-            if sequence is None:
-                ended(Begun(answer, server))
-                return
-            self._remember(write)
-            ended(sequence)
+            ended(self._outcome(write, answer, server))
 
         return self._link.tell(write.subject, write.data, write.headers, deadline=deadline, answered=answered)
 
@@ -115,11 +109,10 @@ class Writer:
         """
         if begun is None:
             # Most writes need no more than this.
-            first = self._first(write, deadline)
-            outcome = await first if first is not None else None
-            if isinstance(outcome, int):
-                return outcome
-            begun = outcome
+            first = await self._first(write, deadline)
+            if isinstance(first, int):
+                return first
+            begun = first
         doubt: UnansweredError | None = None
         patience = FIRST_PATIENCE
         server = begun.server if begun is not None else self._link.server_id
@@ -158,15 +151,25 @@ class Writer:
             if deadline.passed:
                 raise _unknown(write, deadline) from doubt
 
-    def _first(self, write: Write, deadline: Deadline) -> asyncio.Future[int | Begun] | None:
+    async def _first(self, write: Write, deadline: Deadline) -> int | Begun | None:
         """Send a write ahead and return what `begin` tells of it; None, and nothing sent, where it must wait."""
-        outcome: asyncio.Future[int | Begun] = asyncio.get_running_loop().create_future()
+        server = self._link.server_id
+        asked = self._link.ask(write.subject, write.data, write.headers, deadline=deadline)
+        if asked is None:
+            return None
+        try:
+            answer: Received | Exception = await asked
+        except Exception as error:
+            answer = error
+        return self._outcome(write, answer, server)
 
-        def ended(told: int | Begun) -> None:
-            if not outcome.done():
-                outcome.set_result(told)
-
-        return outcome if self.begin(write, deadline, ended) else None
+    def _outcome(self, write: Write, answer: Received | Exception, server: str) -> int | Begun:
+        """Return the sequence of a write, or what `store` needs to go on, from the answer to its first try."""
+        sequence = replies.stored_at(answer)
+        if sequence is None:
+            return Begun(answer, server)
+        self._remember(write)
+        return sequence
 
     def _remember(self, write: Write) -> None:
         if write.operation_id is not None:
