@@ -105,11 +105,7 @@ OPERATIONS: Mapping[str, Operation] = {
     "history": lambda notes, n: notes.history(_at(n)),
     "save": lambda notes, n: notes.save(Note(id=_at(n)), expect=ANY),
     "save, cancelled": lambda notes, n: _cancelled(lambda: notes.save(Note(id=_at(n)), expect=ANY), n),
-    "get_or_create": _made_once,
     "update": lambda notes, n: notes.update(_at(n), apply=lambda note: note),
-    "delete": lambda notes, n: _saved_and_marked(notes, n, purge=False),
-    "purge": lambda notes, n: _saved_and_marked(notes, n, purge=True),
-    "restore": _restored,
     "find": lambda notes, n: _all_of(notes.find()),
     "find, left early": lambda notes, n: _one_of(notes.find()),
     "keys": lambda notes, n: _all_of(notes.keys()),
@@ -120,10 +116,15 @@ OPERATIONS: Mapping[str, Operation] = {
     "page": lambda notes, n: notes.page(limit=5, after=n),
     "get_many": lambda notes, n: notes.get_many([(each,) for each in range(STANDING)]),
     "save_many": lambda notes, n: notes.save_many([Note(id=each) for each in range(STANDING)], expect=ANY),
-    "delete_many": _deleted_together,
     "load": lambda notes, n: notes.load(Note(id=each) for each in range(STANDING)),
     "watch, left early": lambda notes, n: _one_of(notes.watch()),
     "view": _viewed,
+    # Last: each leaves markers, which all lists have to go through.
+    "get_or_create": _made_once,
+    "delete": lambda notes, n: _saved_and_marked(notes, n, purge=False),
+    "purge": lambda notes, n: _saved_and_marked(notes, n, purge=True),
+    "restore": _restored,
+    "delete_many": _deleted_together,
 }
 
 

@@ -12,15 +12,18 @@ from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import asdict, dataclass, field
 from datetime import timedelta
 from itertools import count
+from typing import TypeVar
 
 import nats
 from nats.js.api import AckPolicy, ConsumerConfig, DeliverPolicy
 from nats.js.client import JetStreamContext
-from nats.js.errors import NoKeysError
+from nats.js.errors import NoKeysError, NoStreamResponseError, ServiceUnavailableError
 
 import kvorm
 from kvorm import Bucket, Mapping, Model, Repository
 from tests.faults.lives import Key, Life, Lives, Wrong, judge, judge_count, old
+
+T = TypeVar("T")
 
 WRITERS = "abcd"
 """Each writes a tenant of its own and its part of the standing keys, one write after the other."""
@@ -33,6 +36,9 @@ STANDING, WAVE = "s", "0"
 
 SLACK_SECONDS = 3.0
 """How long the server may take to notice that an entry has expired."""
+
+_WRITE_SECONDS = 60.0
+"""How long a write may take beside lists of many keys."""
 
 _CALL_SECONDS = timedelta(seconds=20)
 _LOADED_AT_ONCE = 500
@@ -110,7 +116,7 @@ class Writer:
             await asyncio.sleep(self._choice.random() / 2)
             for life in lives:
                 life.ending = time.monotonic()
-            await self._jetstream.purge_stream(f"KV_{self._bucket}", subject=f"$KV.{self._bucket}.{self._tenant}.>")
+            await self._erase(f"$KV.{self._bucket}.{self._tenant}.>")
             for life in lives:
                 life.over = time.monotonic()
             self._report.writes["erased"] += size
@@ -139,11 +145,11 @@ class Writer:
         subject = self._subject(key)
         match kind:
             case "deleted":
-                await self._jetstream.publish(subject, headers={"KV-Operation": "DEL"})
+                await self._publish(subject, b"", {"KV-Operation": "DEL"})
             case "purged":
-                await self._jetstream.publish(subject, headers={"KV-Operation": "PURGE", "Nats-Rollup": "sub"})
+                await self._publish(subject, b"", {"KV-Operation": "PURGE", "Nats-Rollup": "sub"})
             case _:
-                await self._jetstream.purge_stream(f"KV_{self._bucket}", subject=subject)
+                await self._erase(subject)
 
     async def _expire(self) -> None:
         """Make a key that expires, and is written once alone: an older value would come back."""
@@ -166,11 +172,27 @@ class Writer:
         self._versions[key] += 1
         version = self._versions[key]
         body = {"tenant": key[0], "number": key[1], "version": version}
-        await self._jetstream.publish(self._subject(key), json.dumps(body).encode(), headers=headers)
+        await self._publish(self._subject(key), json.dumps(body).encode(), headers)
         self._lives.versions[key] = version
+
+    async def _publish(self, subject: str, data: bytes, headers: dict[str, str] | None) -> None:
+        await _when_there_is_a_leader(lambda: self._jetstream.publish(subject, data, headers=headers))
+
+    async def _erase(self, subject: str) -> None:
+        await _when_there_is_a_leader(lambda: self._jetstream.purge_stream(f"KV_{self._bucket}", subject=subject))
 
     def _subject(self, key: Key) -> str:
         return f"$KV.{self._bucket}.{key[0]}.{key[1]}"
+
+
+async def _when_there_is_a_leader(ask: Callable[[], Awaitable[T]]) -> T:
+    """Ask for what an overloaded cluster may be without a leader for: what nobody listened to was not done."""
+    async with asyncio.timeout(_WRITE_SECONDS):
+        while True:
+            try:
+                return await ask()
+            except (NoStreamResponseError, ServiceUnavailableError):
+                await asyncio.sleep(0.05)
 
 
 class Lister:
@@ -274,6 +296,9 @@ class Fire:
 
     async def live(self) -> set[Key]:
         """Return what the stream read raw has; nobody writes."""
+        return await _when_there_is_a_leader(self._live)
+
+    async def _live(self) -> set[Key]:
         config = ConsumerConfig(deliver_policy=DeliverPolicy.LAST_PER_SUBJECT, ack_policy=AckPolicy.NONE)
         subscription = await self._jetstream.pull_subscribe(
             f"$KV.{self._bucket}.>", stream=f"KV_{self._bucket}", config=config
@@ -292,7 +317,7 @@ class Fire:
 @asynccontextmanager
 async def _fire(urls: list[str], load: Load, lives: Lives, report: Report) -> AsyncIterator[Fire]:
     client = await nats.connect(urls)
-    fire = Fire(client.jetstream(timeout=10), load, _standing(lives, load), report)
+    fire = Fire(client.jetstream(timeout=_WRITE_SECONDS), load, _standing(lives, load), report)
     async with AsyncExitStack() as stack:
         stack.push_async_callback(client.close)
         stack.push_async_callback(fire.stop)

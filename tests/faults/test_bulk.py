@@ -9,6 +9,7 @@ import pytest
 
 import kvorm
 from kvorm import BulkError, Key, Mapping, Model, Repository, StoreError, StoreTimeoutError, StoreUnavailableError
+from kvorm.backends.base import Deadline
 from kvorm.store import Store
 from kvorm.testing.proxy import Direction, FlakyProxy
 from kvorm.testing.servers import NatsServer
@@ -49,6 +50,12 @@ async def stored(server: NatsServer) -> dict[int, int]:
     async with kvorm.connect(server.url) as store:
         notes = notes_of(store)
         return {note.id: kvorm.revision_of(note) or 0 async for note in notes.find()}
+
+
+async def until_stored(server: NatsServer, count: int) -> None:
+    async with asyncio.timeout(10):
+        while len(await stored(server)) < count:
+            pass
 
 
 async def until_connected(store: Store) -> None:
@@ -112,6 +119,25 @@ async def test_what_is_unknown_is_told_and_can_be_saved_again(server: NatsServer
         await until_connected(store)
         await notes.save_many(items)
         assert {item.id: kvorm.revision_of(item) for item in items} == await stored(server)
+
+
+async def test_what_was_sent_is_unknown_where_the_bucket_cannot_be_looked_at(
+    server: NatsServer, proxy: FlakyProxy
+) -> None:
+    items = list(new_notes(10))
+    async with kvorm.connect(proxy.url, timeout=BUDGET / 2) as store:
+        notes = notes_of(store)
+        handle = await store.handle(notes.bucket, Deadline(BUDGET))
+        proxy.swallow(Direction.TO_CLIENT)
+        saving = asyncio.create_task(notes.save_many(items))
+        await until_stored(server, len(items))
+        handle.outdate()
+        with pytest.raises(BulkError) as raised:
+            await saving
+        proxy.cut()
+        proxy.swallow()
+    assert not raised.value.saved
+    assert {type(one) for one in raised.value.failed.values()} == {StoreTimeoutError}
 
 
 async def test_a_call_on_a_dead_server_ends_with_one_budget(server: NatsServer) -> None:
