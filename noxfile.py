@@ -24,14 +24,12 @@ SHORT_SIMULATION = ["--histories", "5000", "--jobs", "2"]
 
 WITH_SERVER = [
     "tests/contract",
-    "tests/docs",
-    "tests/faststream",
     "tests/faults",
     "tests/integration",
     "tests/property/test_keys.py",
     "tests/property/test_state_machine.py",
 ]
-"""The tests in which a server takes part."""
+"""The tests in which the version of the server has a say."""
 
 TYPED = [name for name in ("kvorm", "docs/examples", "scripts", "noxfile.py") if (HERE / name).exists()]
 
@@ -102,6 +100,8 @@ def lowest(session: nox.Session) -> None:
         # What Hypothesis and the simulation make of kvorm they make with any version.
         "--ignore=tests/testing",
         "--ignore=tests/simulation",
+        # So is what happens in a cluster.
+        "-k=not cluster",
         # The FastStream that works with the lowest nats-py does not work with the FastAPI of today.
         "--ignore=tests/faststream/test_fastapi.py",
         "-W",

@@ -204,7 +204,7 @@ class LayeredBucket:
 
         return await self._layer.around(self._call("put", deadline, raw_key, data=data, expect=expect), act)
 
-    async def put_many(self, puts: Iterable[Put], *, timeout: timedelta, told: Told) -> None:
+    async def put_many(self, puts: Iterable[Put], *, deadline: Deadline, told: Told) -> None:
         """Store each as `put` does, one after the other, so that the layer sees each."""
         for put in puts:
             try:
@@ -214,12 +214,13 @@ class LayeredBucket:
                     expect=put.expect,
                     headers={},
                     operation_id=put.operation_id,
-                    deadline=Deadline(timeout),
+                    deadline=deadline,
                 )
             except Exception as error:
                 told(put.number, error)
             else:
                 told(put.number, revision)
+            deadline = Deadline(deadline.timeout)
 
     def check_size(self, raw_key: str, data: bytes) -> None:
         """Refuse what the bucket beneath would refuse."""

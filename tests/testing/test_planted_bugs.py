@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from pathlib import Path
 from uuid import uuid4
 
@@ -12,18 +13,18 @@ import kvorm
 from kvorm.testing.machine import RepositoryMachine
 from kvorm.testing.servers import NatsServer
 from tests.testing.domain import AppliesTwice, BlindDelete, BlindOverwrite, LostUpdate, StaleView
-from tests.testing.machines import BankMachine, HallMachine, UnluckyBankMachine
+from tests.testing.machines import BankMachine, HallMachine, OneSeatMachine, UnluckyBankMachine
 
 STORIES = 1000
 SAME_EACH_TIME = settings(max_examples=300, derandomize=True, database=None)
 
-RIGHT = [BankMachine, UnluckyBankMachine, HallMachine]
+RIGHT = [BankMachine, UnluckyBankMachine, HallMachine, OneSeatMachine]
 WRONG: list[tuple[type[RepositoryMachine], str, type]] = [
     (BankMachine, "bank", LostUpdate),
     (BankMachine, "bank", BlindOverwrite),
     (UnluckyBankMachine, "bank", AppliesTwice),
     (HallMachine, "hall", StaleView),
-    (HallMachine, "hall", BlindDelete),
+    (OneSeatMachine, "hall", BlindDelete),
 ]
 
 
@@ -44,6 +45,11 @@ def test_a_bug_is_found(machine: type[RepositoryMachine], name: str, bug: type) 
     # Two actors, or one and a fault, with one or two operations each.
     assert story.count("begins") >= 2 or "StoreTimeoutError" in story
     assert story.count("begins") <= 4
+
+
+@pytest.mark.parametrize("machine", RIGHT)
+def test_it_takes_no_more_than_thirty_lines(machine: type[RepositoryMachine]) -> None:
+    assert len(inspect.getsource(machine).splitlines()) <= 30
 
 
 def test_the_same_on_a_server(tmp_path: Path) -> None:

@@ -114,7 +114,7 @@ async def r5_pages_have_every_entry_once(harness: Harness) -> None:
     """In the order of the revisions, whatever the page size, over markers and older revisions."""
     for history in (1, 4):
         orders = await new_orders(harness, history=history)
-        assert await orders.page(limit=3) == Page([], None)
+        assert await orders.page(limit=3) == Page((), None)
         await orders.save_many([Order(tenant=tenant, id=number) for number in range(20) for tenant in ("a", "b")])
         await orders.save_many([Order(tenant="a", id=number) for number in range(5, 9)], expect=ANY)
         await orders.delete("a", 3)

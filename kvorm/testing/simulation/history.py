@@ -23,6 +23,7 @@ from kvorm.testing.simulation.loop import HungError, VirtualLoop
 from kvorm.testing.simulation.observers import Observer
 from kvorm.testing.simulation.record import Outcome, Record, Seen, Viewed
 from kvorm.testing.simulation.stream import SimulatedStream
+from kvorm.testing.simulation.traits import Traits
 from kvorm.testing.simulation.truth import NEVER, Life, Truth, written
 from kvorm.testing.simulation.workload import BUCKET, Client, Item, items
 from kvorm.testing.simulation.world import World
@@ -62,14 +63,14 @@ class Report:
         self.violations += other.violations
 
 
-def run(seed: int, *, replicas: int | None = None) -> Report:
+def run(seed: int, *, replicas: int | None = None, traits: Traits | None = None) -> Report:
     """Run the history of a seed and check it; the same seed gives the same report.
 
     `replicas` is 1 or 3; None lets the seed decide.
     """
     random = Random(seed)
     copies = random.choice([1, 3])
-    history = History(seed, random, replicas or copies)
+    history = History(seed, random, replicas or copies, traits or Traits())
     loop = VirtualLoop()
     with _seeded(seed, loop):
         try:
@@ -106,15 +107,21 @@ def _end(loop: VirtualLoop) -> None:
 class History:
     """The clients of one history, what they were told, and what is broken."""
 
-    def __init__(self, seed: int, random: Random, replicas: int) -> None:
+    def __init__(self, seed: int, random: Random, replicas: int, traits: Traits) -> None:
         self.violations: list[Violation] = []
         self._seed = seed
         self._random = random
         self._replicas = replicas
+        self._traits = traits
         self._record = Record(budget=random.choice([1.0, 3.0, 10.0]))
         self._truth = Truth([])
         self._world: World | None = None
-        self._bucket = Bucket(BUCKET, history=random.choice([1, 2, 5]), replicas=replicas)
+        self._bucket = Bucket(
+            BUCKET,
+            history=random.choice([1, 2, 5]),
+            ttl=timedelta(seconds=traits.lifetime) if traits.lifetime else None,
+            replicas=replicas,
+        )
 
     async def play(self, loop: VirtualLoop) -> None:
         """Let it happen, then check it."""
@@ -123,12 +130,16 @@ class History:
         world.conditions.page = random.choice([2, 100_000])
         world.conditions.window = random.choice([400, 32 * 1024 * 1024])
         timeout = timedelta(seconds=record.budget)
+        nearest = self._traits.nearest
         async with AsyncExitStack() as stack:
-            stores = [await stack.enter_async_context(kvorm.connect(world.urls)) for _ in range(random.choice([2, 3]))]
+            stores = [
+                await stack.enter_async_context(kvorm.connect(world.urls, reads="nearest" if nearest else "latest"))
+                for _ in range(random.choice([2, 3]))
+            ]
             # With the whole budget there is: some of these calls are no part of the history.
             repositories = [items(store, self._bucket, timeout) for store in stores]
             await stores[0].ensure(repositories[0])
-            clients = [Client(number, one, record, random, nearest=False) for number, one in enumerate(repositories)]
+            clients = [Client(number, one, record, random, self._traits) for number, one in enumerate(repositories)]
             observers = [Observer(f"watch{number}", one, record, random) for number, one in enumerate(repositories[:2])]
             watching = [asyncio.create_task(observer.run()) for observer in observers]
             view = await stack.enter_async_context(repositories[-1].view())
@@ -156,11 +167,13 @@ class History:
             faults += [world.lose_leader, world.lose_leader, world.lag]
         for _ in range(self._random.randint(0, 5)):
             world.loop.call_later(self._random.uniform(0.05, _ACTIVE_SECONDS), self._random.choice(faults))
+        if self._traits.made_anew is not None:
+            world.loop.call_later(_ACTIVE_SECONDS / 2, world.make_anew, self._traits.made_anew)
 
     async def _write_last(self, repository: Repository[Item]) -> None:
         """Write one more key, which all watches have to come to."""
         last = Item(group="a", number=99, tag="last")
-        client = Client(99, repository, self._record, self._random, nearest=False)
+        client = Client(99, repository, self._record, self._random, self._traits)
         await client.save_new(last)
 
     async def _compare(self, view: View[Item], world: World) -> None:

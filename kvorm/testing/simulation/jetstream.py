@@ -233,12 +233,7 @@ class JetStream:
         if known is not None and known.config != complete:
             return answers.NAME_IN_USE
         if known is None:
-            self._created += 1
-            created = f"{self._loop.utc().replace(tzinfo=None).isoformat(timespec='microseconds')}{self._created:03}Z"
-            known = SimulatedStream(name, complete, created, self._loop, self._random)
-            known.changed = partial(self._changed, known)
-            self.streams[name] = known
-            self.advise("CREATED", name)
+            known = self.begin(name, complete)
         return {**self._described(known), "did_create": True}
 
     def _update_stream(self, name: str, config: dict[str, Any]) -> Mapping[str, Any] | Refusal:
@@ -250,13 +245,9 @@ class JetStream:
         return self._described(stream)
 
     def _delete_stream(self, name: str, _: dict[str, Any]) -> Mapping[str, Any] | Refusal:
-        stream = self.streams.pop(name, None)
-        if stream is None:
+        if name not in self.streams:
             return answers.NO_STREAM
-        stream.ended_at = self._loop.time()
-        self.ended.append(stream)
-        self.drop_consumers(lambda consumer: consumer.stream is stream)
-        self.advise("DELETED", name)
+        self.end(name)
         return {"success": True}
 
     def _message(self, name: str, body: dict[str, Any]) -> Mapping[str, Any] | Refusal:
@@ -295,7 +286,25 @@ class JetStream:
         consumer.end()
         return {"success": True}
 
-    # What happens by itself
+    # What happens without being asked
+
+    def begin(self, name: str, config: dict[str, Any]) -> SimulatedStream:
+        """Make a stream, of a complete configuration."""
+        self._created += 1
+        created = f"{self._loop.utc().replace(tzinfo=None).isoformat(timespec='microseconds')}{self._created:03}Z"
+        stream = self.streams[name] = SimulatedStream(name, config, created, self._loop, self._random)
+        stream.changed = partial(self._changed, stream)
+        self.advise("CREATED", name)
+        return stream
+
+    def end(self, name: str) -> SimulatedStream:
+        """Delete a stream, and return it as it was."""
+        stream = self.streams.pop(name)
+        stream.end()
+        self.ended.append(stream)
+        self.drop_consumers(lambda consumer: consumer.stream is stream)
+        self.advise("DELETED", name)
+        return stream
 
     def advise(self, what: str, name: str) -> None:
         """Tell all who want to know what happened to a stream."""
@@ -314,7 +323,7 @@ class JetStream:
         return [consumer.name for consumer in self.consumers.values() if not consumer.is_gone]
 
     def _changed(self, stream: SimulatedStream) -> None:
-        """Tell the consumers of a stream, and look again when something expires."""
+        """Tell the consumers of a stream."""
         told = self._told.get(stream.created, 0)
         new = stream.log.archive[told:]
         self._told[stream.created] = len(stream.log.archive)
@@ -322,16 +331,22 @@ class JetStream:
             if consumer.stream is stream:
                 for stored in new:
                     consumer.announce(stored)
+        self._look_at_expiry(stream)
+
+    def _look_at_expiry(self, stream: SimulatedStream) -> None:
+        """Look again when something expires."""
         expiry = stream.log.next_expiry()
-        if expiry is not None:
+        if expiry is not None and stream.ended_at is None:
             seconds = max(0.0, (expiry - self._loop.utc()).total_seconds())
             self._loop.call_later(seconds + 0.001, self._expire, stream)
 
     def _expire(self, stream: SimulatedStream) -> None:
-        before = stream.log.last_sequence
+        before = self._told[stream.created]
         stream.log.expire()
         if stream.log.last_sequence != before:
             self._changed(stream)
+        else:
+            self._look_at_expiry(stream)
 
 
 def _type(kind: str) -> str:

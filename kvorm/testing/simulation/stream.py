@@ -134,6 +134,11 @@ class SimulatedStream:
             self._agreed(proposal)
         self._proposed.clear()
 
+    def end(self) -> None:
+        """Be deleted: what was proposed is never stored, and nobody is told."""
+        self.ended_at = self.loop.time()
+        self._proposed.clear()
+
     def forget_ids(self) -> None:
         """Remember only those ids that stand in what is stored, as after a restart (hazard H5)."""
         now = self.loop.time()

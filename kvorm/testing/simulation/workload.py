@@ -29,6 +29,7 @@ from kvorm import (
     revision_of,
 )
 from kvorm.testing.simulation.record import Call, Outcome, Record, Seen
+from kvorm.testing.simulation.traits import Traits
 
 BUCKET: Final = "simulated"
 KEYS: Final = [("a", 1), ("a", 2), ("b", 1)]
@@ -58,13 +59,13 @@ class Client:
     """One client of one history."""
 
     def __init__(
-        self, number: int, repository: Repository[Item], record: Record, random: Random, *, nearest: bool
+        self, number: int, repository: Repository[Item], record: Record, random: Random, traits: Traits
     ) -> None:
         self._number = number
         self._items = repository
         self._record = record
         self._random = random
-        self._nearest = nearest
+        self._traits = traits
         self._tags = 0
         # The object of each key as this client knows it, and the tags of its writes whose outcome stayed open.
         self._known: dict[tuple[str, int], Item] = {}
@@ -257,7 +258,7 @@ class Client:
 
     async def _read_many(self) -> None:
         start = self._now()
-        call = Call(self._number, "get", "", start, nearest=self._nearest)
+        call = Call(self._number, "get", "", start, nearest=self._traits.nearest)
         found: list[Item | None] = []
         try:
             found = await self._items.get_many(KEYS)
@@ -266,7 +267,7 @@ class Client:
             call.kind, call.end = "list", self._now()
             self._record.calls.append(call)
         for key, value in zip(KEYS, found, strict=False):
-            one = Call(self._number, "get", raw(key), start, self._now(), Outcome.ABSENT, nearest=self._nearest)
+            one = Call(self._number, "get", raw(key), start, self._now(), Outcome.ABSENT, nearest=self._traits.nearest)
             if value is not None:
                 one.outcome = Outcome.DONE
                 one.seen.append(Seen(raw(key), revision_of(value) or 0, value.tag))
@@ -279,7 +280,7 @@ class Client:
         self, kind: str, key: tuple[str, int] | None, *, may_cancel: bool = False
     ) -> AsyncGenerator[Call, None]:
         """Note a call, and how it ends."""
-        call = Call(self._number, kind, raw(key) if key else "", self._now(), nearest=self._nearest)
+        call = Call(self._number, kind, raw(key) if key else "", self._now(), nearest=self._traits.nearest)
         cancels = may_cancel and self._random.random() < 0.04
         try:
             async with asyncio.timeout(self._random.uniform(0, _LONGEST_CANCEL) if cancels else None):

@@ -9,7 +9,7 @@ from kvorm.testing.proxy import Direction
 from kvorm.testing.simulation.jetstream import Conditions, JetStream
 from kvorm.testing.simulation.loop import VirtualLoop
 from kvorm.testing.simulation.network import SimulatedNetwork
-from kvorm.testing.simulation.node import Node, Published, Router
+from kvorm.testing.simulation.node import Node, Router
 
 _FIRST_PORT: Final = 4222
 _STALE_SECONDS: Final = 6.0
@@ -132,11 +132,12 @@ class World:
         for _ in range(self.jetstream.drop_consumers(lambda _: self.random.random() < 0.5)):
             self.conditions.count("consumer forgotten")
 
-    def delete_stream(self) -> None:
-        """Delete every stream, as an administrator would; clients make it again."""
+    def make_anew(self, seconds: float) -> None:
+        """Delete every stream and make it again after a while, as an administrator would."""
         for name in list(self.jetstream.streams):
-            self.conditions.count("stream deleted")
-            self.jetstream.take(Published(f"$JS.API.STREAM.DELETE.{name}", "", b"", b""))
+            self.conditions.count("bucket made anew")
+            config = self.jetstream.end(name).config
+            self.loop.call_later(seconds, self.jetstream.begin, name, config)
 
     def heal(self) -> None:
         """Let all be well from now on; what is down comes back."""
