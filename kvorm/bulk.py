@@ -119,9 +119,9 @@ class Saves(_Many[M, M]):
         return mapping.raw_key_of(item)
 
     async def _write(self) -> None:
-        timeout = self._operation.deadline.timeout
+        operation = self._operation
         try:
-            await self._operation.handle.put_many(self._puts(), timeout=timeout, told=self._told)
+            await operation.handle.put_many(self._puts(), deadline=operation.deadline, told=self._told)
         finally:
             for index, put in self._under_way.items():
                 self._typed.leave_open(self._items[index], put.raw_key, put.operation_id)

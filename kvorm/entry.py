@@ -1,14 +1,15 @@
 """What a bucket holds and what lists and watches yield: entries, heads, pages, markers and the two signs between them.
 
-These are plain classes, made for `match`; none of them knows a store.
+These are plain classes, made for `match`, and cannot be changed; none of them knows a store.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from datetime import datetime
 from enum import Enum
 from typing import Any, ClassVar, Final, Generic, Literal, TypeAlias, TypeVar
+
+import msgspec
 
 T_co = TypeVar("T_co", covariant=True)
 
@@ -46,10 +47,9 @@ Expect: TypeAlias = int | Absent | Any_
 """The condition under which a write happens: a revision, `ABSENT` or `ANY`."""
 
 
-class _Plain:
-    """Equality, repr and immutability over `__slots__`, for the small classes of this file."""
+class _Plain(msgspec.Struct, frozen=True, eq=False):
+    """Equality and repr by some of the fields, for the small classes of this file, which cannot be changed."""
 
-    __slots__ = ()
     _fields: ClassVar[tuple[str, ...]] = ()
 
     def _state(self) -> tuple[object, ...]:
@@ -68,7 +68,7 @@ class _Plain:
         return f"{type(self).__name__}({shown})"
 
 
-class Entry(_Plain, Generic[T_co]):
+class Entry(_Plain, Generic[T_co], frozen=True, eq=False):
     """A value with its place and its revision.
 
     Attributes:
@@ -81,30 +81,18 @@ class Entry(_Plain, Generic[T_co]):
         incarnation: which life of the bucket it was read in.
     """
 
-    __slots__ = ("bucket", "incarnation", "key", "raw_key", "revision", "value", "written")
-    __match_args__ = ("value", "revision")
     _fields = ("value", "revision", "written", "key", "raw_key", "bucket")
 
-    def __init__(
-        self,
-        value: T_co,
-        revision: int,
-        written: datetime,
-        key: Key,
-        raw_key: str,
-        bucket: str,
-        incarnation: str = "",
-    ) -> None:
-        self.value: Final = value
-        self.revision: Final = revision
-        self.written: Final = written
-        self.key: Final = key
-        self.raw_key: Final = raw_key
-        self.bucket: Final = bucket
-        self.incarnation: Final = incarnation
+    value: T_co
+    revision: int
+    written: datetime
+    key: Key
+    raw_key: str
+    bucket: str
+    incarnation: str = ""
 
 
-class Head(_Plain):
+class Head(_Plain, frozen=True, eq=False):
     """An entry without its value.
 
     Attributes:
@@ -112,20 +100,17 @@ class Head(_Plain):
         size_bytes: of the stored value.
     """
 
-    __slots__ = ("bucket", "key", "raw_key", "revision", "size_bytes", "written")
-    __match_args__ = ("key", "revision")
     _fields = ("key", "revision", "written", "size_bytes", "raw_key", "bucket")
 
-    def __init__(self, key: Key, revision: int, written: datetime, size_bytes: int, raw_key: str, bucket: str) -> None:
-        self.key: Final = key
-        self.revision: Final = revision
-        self.written: Final = written
-        self.size_bytes: Final = size_bytes
-        self.raw_key: Final = raw_key
-        self.bucket: Final = bucket
+    key: Key
+    revision: int
+    written: datetime
+    size_bytes: int
+    raw_key: str
+    bucket: str
 
 
-class Page(_Plain, Generic[T_co]):
+class Page(_Plain, Generic[T_co], frozen=True, eq=False):
     """Some entries of a longer list, in the order of their revisions.
 
     Attributes:
@@ -133,13 +118,10 @@ class Page(_Plain, Generic[T_co]):
         after: what to pass as `after=` for the next page; None if there is none.
     """
 
-    __slots__ = ("after", "entries")
-    __match_args__ = ("entries", "after")
     _fields = ("entries", "after")
 
-    def __init__(self, entries: Sequence[Entry[T_co]], after: int | None) -> None:
-        self.entries: Final = tuple(entries)
-        self.after: Final = after
+    entries: tuple[Entry[T_co], ...]
+    after: int | None
 
     @property
     def values(self) -> list[T_co]:
@@ -147,7 +129,7 @@ class Page(_Plain, Generic[T_co]):
         return [entry.value for entry in self.entries]
 
 
-class Marker(_Plain):
+class Marker(_Plain, frozen=True, eq=False):
     """What delete, purge or expiry leaves in place of a value.
 
     Attributes:
@@ -155,30 +137,18 @@ class Marker(_Plain):
         revision, written, key, raw_key, bucket, incarnation: as of `Entry`.
     """
 
-    __slots__ = ("bucket", "incarnation", "key", "raw_key", "reason", "revision", "written")
-    __match_args__ = ("key", "reason")
     _fields = ("key", "reason", "revision", "written", "raw_key", "bucket")
 
-    def __init__(
-        self,
-        key: Key,
-        reason: MarkerReason,
-        revision: int,
-        written: datetime,
-        raw_key: str,
-        bucket: str,
-        incarnation: str = "",
-    ) -> None:
-        self.key: Final = key
-        self.reason: Final[MarkerReason] = reason
-        self.revision: Final = revision
-        self.written: Final = written
-        self.raw_key: Final = raw_key
-        self.bucket: Final = bucket
-        self.incarnation: Final = incarnation
+    key: Key
+    reason: MarkerReason
+    revision: int
+    written: datetime
+    raw_key: str
+    bucket: str
+    incarnation: str = ""
 
 
-class CaughtUp(_Plain):
+class CaughtUp(_Plain, frozen=True, eq=False):
     """All that existed when the watch started, or started over, has been delivered.
 
     Attributes:
@@ -186,17 +156,11 @@ class CaughtUp(_Plain):
         incarnation: which life of the bucket this is.
     """
 
-    __slots__ = ("incarnation", "revision")
-    __match_args__ = ("revision",)
     _fields = ("revision",)
 
-    def __init__(self, revision: int, incarnation: str = "") -> None:
-        self.revision: Final = revision
-        self.incarnation: Final = incarnation
+    revision: int
+    incarnation: str = ""
 
 
-class Reset(_Plain):
+class Reset(_Plain, frozen=True, eq=False):
     """The watch could not go on without a gap: what was seen before is void, the state starts over."""
-
-    __slots__ = ()
-    __match_args__ = ()

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Awaitable, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator, Sequence
 from contextlib import aclosing
 from datetime import timedelta
+from itertools import pairwise
 from typing import Any, Final, Generic, NamedTuple, TypeAlias, TypeVar
 
 from pydantic import BaseModel
@@ -69,11 +70,21 @@ class Feed(Generic[M]):
         """How long the store has not been heard of; zero before the start."""
         return timedelta(seconds=self._raw.silent_for if self._raw is not None else 0.0)
 
-    async def events(self) -> AsyncGenerator[RawEvent | Interrupted, None]:
-        """Yield what the watch tells, without the markers of keys that are none of the model. To be read once.
+    async def portions(self) -> AsyncGenerator[Sequence[RawEvent] | Interrupted, None]:
+        """Yield what the watch tells, as much as is at hand. To be read once.
 
-        An entry that does not decode may be of such a key: `is_of_model` tells. One that decodes is not.
+        `note` each event as it is told. Changes may be of keys that are none of the model: `is_of_model` tells. An
+        entry that decodes is of one.
         """
+        try:
+            async with aclosing(self._portions()) as portions:
+                async for portion in portions:
+                    yield portion
+        except Exception as error:
+            self.error = error
+            raise
+
+    async def _portions(self) -> AsyncGenerator[Sequence[RawEvent] | Interrupted, None]:
         while isinstance(interrupted := await self._attempt(self._open()), Interrupted):
             yield interrupted
         start = self._start
@@ -82,7 +93,7 @@ class Feed(Generic[M]):
                 self.revision = start = start.revision
             else:
                 start = Replay.CURRENT
-                yield Reset()
+                yield [Reset()]
         if self._closed:
             return
         self._raw = self.handle.watch([self.filter], start=start)
@@ -95,13 +106,12 @@ class Feed(Generic[M]):
                 if isinstance(events, Interrupted):
                     yield events
                     continue
-                for event in events:
-                    if isinstance(event, Reset):
-                        while isinstance(interrupted := await self._attempt(self._reopen()), Interrupted):
-                            yield interrupted
-                    self._note(event)
-                    if not isinstance(event, RawMarker) or self.is_of_model(event):
-                        yield event
+                for portion in _apart(events):
+                    while isinstance(portion[0], Reset) and isinstance(
+                        interrupted := await self._attempt(self._reopen()), Interrupted
+                    ):
+                        yield interrupted
+                    yield portion
 
     def is_of_model(self, change: RawChange) -> bool:
         """Whether its key is one of the model."""
@@ -139,10 +149,12 @@ class Feed(Generic[M]):
                 # A watch outlives that: it goes on whenever the store is back.
                 await asyncio.sleep(_RETRY_SECONDS)
 
-    def _note(self, event: RawEvent) -> None:
+    def note(self, event: RawEvent) -> None:
+        """Take note that an event is told."""
+        if isinstance(event, RawEntry):
+            self.revision = event.revision
+            return
         match event:
-            case RawEntry():
-                self.revision = event.revision
             case Reset():
                 self.caught_up = False
                 self.revision = 0
@@ -153,3 +165,10 @@ class Feed(Generic[M]):
                 self.revision = revision
             case _:
                 pass
+
+
+def _apart(events: Sequence[RawEvent]) -> Iterator[Sequence[RawEvent]]:
+    """Yield events in portions, so that a Reset is the first one of its portion."""
+    begins = [number for number, event in enumerate(events) if number and isinstance(event, Reset)]
+    for begin, end in pairwise([0, *begins, len(events)]):
+        yield events[begin:end]

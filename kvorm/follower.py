@@ -9,7 +9,7 @@ from typing import Final, Generic, Literal, TypeAlias, TypeVar
 
 from pydantic import BaseModel
 
-from kvorm.backends.base import Deadline, RawChange, RawEntry, RawMarker, Resumed
+from kvorm.backends.base import Deadline, Position, RawChange, RawEntry, RawEvent, RawMarker, Resumed
 from kvorm.contents import Contents
 from kvorm.entry import CaughtUp, Reset
 from kvorm.errors import (
@@ -20,7 +20,7 @@ from kvorm.errors import (
     StoreTimeoutError,
     StoreUnavailableError,
 )
-from kvorm.feed import Feed
+from kvorm.feed import Feed, Interrupted
 from kvorm.lifetimes import Leaving, Lifetimes
 from kvorm.typed import OnInvalid, left_out
 
@@ -147,21 +147,33 @@ class Follower(Generic[M]):
             self._announce()
 
     async def _follow(self) -> None:
-        async with aclosing(self._feed.events()) as events:
-            async for event in events:
-                match event:
-                    case RawEntry() | RawMarker():
-                        self._take(event)
-                    case Reset():
-                        self._filled = Contents()
-                        self._lifetimes = Lifetimes()
-                    case CaughtUp():
-                        self._show()
-                    case Resumed():
-                        await self._compare()
-                    case _:
-                        pass
+        async with aclosing(self._feed.portions()) as portions:
+            async for portion in portions:
+                # Nobody stops the task but to end it, so it is never interrupted.
+                if isinstance(portion, Interrupted):
+                    continue
+                for event in portion:
+                    await self._follow_one(event)
                 self._announce()
+
+    async def _follow_one(self, event: RawEvent) -> None:
+        self._feed.note(event)
+        match event:
+            case RawEntry():
+                self._take(event)
+            case RawMarker():
+                if self._feed.is_of_model(event):
+                    self._take(event)
+            case Reset():
+                self._filled = Contents()
+                self._lifetimes = Lifetimes()
+            case CaughtUp():
+                self._show()
+            case Resumed():
+                self._announce()
+                await self._compare()
+            case Position():
+                pass
 
     def _show(self) -> None:
         self._shown = self._filled

@@ -104,10 +104,12 @@ class KeyShape:
         self.prefix = tuple(prefix)
         self.fields = tuple(fields)
         self._to_text = tuple(field.to_text for field in fields)
-        self.from_text = tuple(field.from_text for field in fields)
+        self._from_text = tuple(field.from_text for field in fields)
         self._start = "".join(f"{token}." for token in prefix)
         self.plain = self._plain_spelling()
         """Matches raw keys that need no decoding, each as its only spelling: a group for each field."""
+        self._is_plain = self.plain.fullmatch
+        self._are_texts = all(field.from_text is str for field in fields)
 
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, KeyShape):
@@ -125,6 +127,16 @@ class KeyShape:
         """The number of tokens of each raw key."""
         return len(self.prefix) + len(self.fields)
 
+    def values(self, texts: tuple[str, ...]) -> Key:
+        """Return the values that the texts of all key fields stand for.
+
+        Raises:
+            ValueError: one stands for none of its field's values.
+        """
+        if self._are_texts:
+            return texts
+        return tuple([from_text(text) for from_text, text in zip(self._from_text, texts, strict=True)])
+
     def raw_key(self, key: Key) -> str:
         """Return the raw key of the values of all key fields.
 
@@ -135,7 +147,7 @@ class KeyShape:
             texts = [to_text(value) for to_text, value in zip(self._to_text, key, strict=True)]
             # Most texts stand for themselves; one with a dot would make a token too many.
             plain_key = self._start + ".".join(texts)
-            if self.plain.fullmatch(plain_key) and len(plain_key) <= MAX_RAW_KEY_BYTES:
+            if self._is_plain(plain_key) and len(plain_key) <= MAX_RAW_KEY_BYTES:
                 return plain_key
             tokens = [encode_token(text) for text in texts]
         except ValueError:

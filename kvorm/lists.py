@@ -98,7 +98,7 @@ class Lists(Generic[M]):
                 if len(changes) < most:
                     break
                 after = changes[-1].revision
-        return Page(entries[:limit], entries[limit - 1].revision if len(entries) > limit else None)
+        return Page(tuple(entries[:limit]), entries[limit - 1].revision if len(entries) > limit else None)
 
     def head(self, raw: RawHead, bucket: str) -> Head | None:
         """Return a typed head, or None if its key is none of the model."""

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Callable, Sequence
 from collections.abc import Mapping as NamedValues
-from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Final, Generic, Never, TypeGuard, TypeVar, get_args
+from operator import itemgetter
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Final, Generic, Never, TypeGuard, TypeVar, cast, get_args
 
 from pydantic import BaseModel, GetCoreSchemaHandler, ValidationError
 from pydantic.fields import FieldInfo
@@ -32,6 +34,8 @@ class KeyMark:
 _KEY_MARK: Final = KeyMark()
 _PLAIN: Final = ("str", "int", "bool", "uuid")
 """Schemas that take every value of their type, unless they say more."""
+
+_NEVER: Final = re.compile("(?!)")
 
 Key = Annotated[T, _KEY_MARK]
 """`tenant: Key[str]` makes a field a part of the key, in the order of declaration."""
@@ -143,9 +147,10 @@ class CompiledMapping(Generic[M]):
         self.shape = KeyShape(prefix, [_key_field(model, name) for name in mapping.key])
         self.codec = Codec(model)
         self._names = tuple(mapping.key)
+        self._key_fields = _picking(self._names)
         self._validators: dict[tuple[str, ...], SchemaValidator] = {}
         # Where validation takes each value of a key field as it is, most raw keys tell by their spelling alone.
-        self._plain = self.shape.plain if _are_plain(model, self._names) else None
+        self._match_plain = (self.shape.plain if _are_plain(model, self._names) else _NEVER).fullmatch
 
     def __repr__(self) -> str:
         return f"CompiledMapping({self.model.__name__}, {self.bucket.name!r}, key={self._names})"
@@ -162,8 +167,7 @@ class CompiledMapping(Generic[M]):
             InvalidKeyError: one is not set.
         """
         try:
-            held = vars(value)
-            return tuple([held[name] for name in self._names])
+            return self._key_fields(vars(value))
         except KeyError as error:
             raise InvalidKeyError(f"the key field {error} of this {self.model.__name__} is not set", key=None) from None
 
@@ -214,18 +218,19 @@ class CompiledMapping(Generic[M]):
 
     def spells(self, raw_key: str, key: entry.Key) -> bool:
         """Whether a raw key is plainly that of a key; if not it may be all the same."""
-        return self._plain_key(raw_key) == key
+        match = self._match_plain(raw_key)
+        return match is not None and self.shape.values(match.groups()) == key and len(raw_key) <= MAX_RAW_KEY_BYTES
 
     def _plain_key(self, raw_key: str) -> entry.Key | None:
         """Return the key of a raw key that needs neither decoding nor validation."""
-        match = self._plain.fullmatch(raw_key) if self._plain is not None else None
+        match = self._match_plain(raw_key)
         if match is None or len(raw_key) > MAX_RAW_KEY_BYTES:
             return None
-        return tuple([of(text) for of, text in zip(self.shape.from_text, match.groups(), strict=True)])
+        return self.shape.values(match.groups())
 
     def is_key(self, raw_key: str) -> bool:
         """Whether this is a key of the model."""
-        if self._plain is not None and self._plain.fullmatch(raw_key) and len(raw_key) <= MAX_RAW_KEY_BYTES:
+        if self._match_plain(raw_key) and len(raw_key) <= MAX_RAW_KEY_BYTES:
             return True
         return self.key(raw_key) is not None
 
@@ -339,6 +344,17 @@ def _as_bucket(bucket: Bucket | str) -> Bucket:
     if not isinstance(bucket, str):
         raise ModelError(f"bucket={bucket!r} is neither a name nor a Bucket(...)")
     return Bucket(bucket)
+
+
+def _picking(names: tuple[str, ...]) -> Callable[[dict[str, object]], entry.Key]:
+    """Return what picks fields by their names, in this order. Raises KeyError for the first one that is missing."""
+    match names:
+        case ():
+            return lambda _: ()
+        case (name,):
+            return lambda held: (held[name],)
+        case _:
+            return cast("Callable[[dict[str, object]], entry.Key]", itemgetter(*names))
 
 
 def _marked_fields(model: type[BaseModel]) -> list[str]:

@@ -11,7 +11,7 @@ from typing import Any, Final, Generic, TypeAlias, TypeVar
 
 from pydantic import BaseModel
 
-from kvorm.backends.base import BucketHandle, Deadline, MarkReason, RawEntry, RawMarker, RefusedError
+from kvorm.backends.base import Deadline, MarkReason, RawEntry, RawMarker, RefusedError
 from kvorm.backends.message import new_operation_id
 from kvorm.entry import ABSENT, Absent, Any_, Expect
 from kvorm.errors import (
@@ -22,7 +22,6 @@ from kvorm.errors import (
     StoreTimeoutError,
     StoreUnavailableError,
 )
-from kvorm.model import CompiledMapping
 from kvorm.stamp import stamp_of
 from kvorm.typed import Typed
 
@@ -59,13 +58,12 @@ class _OvertakenError(Exception):
 
 
 class Operation(Generic[M]):
-    """A handle on the bucket as it is now, a time budget, and the model's side of it."""
+    """A handle on the bucket as it is now, the model's side of it, and a time budget."""
 
-    def __init__(self, mapping: CompiledMapping[M], handle: BucketHandle, deadline: Deadline) -> None:
-        self.handle = handle
+    def __init__(self, typed: Typed[M], deadline: Deadline) -> None:
+        self.handle = typed.handle
         self.deadline = deadline
-        self.typed = Typed(mapping, handle)
-        self._mapping = mapping
+        self.typed = typed
 
     async def entry(self, raw_key: str, revision: int | None) -> RawEntry:
         """Return the latest entry of a key, or that of a revision.
@@ -156,7 +154,7 @@ class Operation(Generic[M]):
 
     async def mark_object(self, value: M, reason: MarkReason) -> int:
         """Delete or purge an object, checked against the revision it carries; return the marker's."""
-        raw_key = self._mapping.raw_key_of(value)
+        raw_key = self.typed.mapping.raw_key_of(value)
         expected = self.typed.expectation(value, raw_key)
         try:
             if isinstance(expected, Absent | Any_):
@@ -251,7 +249,7 @@ class Operation(Generic[M]):
             raise InvalidKeyError(
                 f"apply changed the key from {raw_key!r} to {new_key!r}; save the object under its new key and delete "
                 f"the old one instead",
-                key=self._mapping.key_of(value),
+                key=self.typed.mapping.key_of(value),
             )
         return data
 

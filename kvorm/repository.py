@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, AsyncIterable, Callable, Iterable, Sequence
+from collections.abc import AsyncGenerator, AsyncIterable, Awaitable, Callable, Iterable, Sequence
 from contextlib import aclosing
 from datetime import timedelta
 from functools import partial
@@ -25,7 +25,7 @@ from kvorm.follower import WhatOfInvalid
 from kvorm.lists import Lists, check_limit, first_revision
 from kvorm.model import CompiledMapping, Mapping, compile_model
 from kvorm.operation import CARRIED, Apply, Carried, Operation, check_expect, check_revision
-from kvorm.typed import OnInvalid, left_out
+from kvorm.typed import OnInvalid, Typed, left_out
 from kvorm.view import View
 from kvorm.watch import Watch
 
@@ -85,6 +85,7 @@ class Repository(Generic[M]):
         self._store = store
         self._bucket = store.claim(self._mapping, bucket)
         self._timeout = store.timeout if timeout is None else timeout
+        self._typed: Typed[M] | None = None
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self.model.__name__}, bucket={self.bucket.name!r})"
@@ -454,7 +455,14 @@ class Repository(Generic[M]):
     # Steps
 
     def _operation(self, name: str) -> _Running[M]:
-        return _Running(name, self._mapping, self._store, self._bucket, self._timeout)
+        return _Running(name, self._begin)
+
+    async def _begin(self) -> Operation[M]:
+        deadline = Deadline(self._timeout)
+        handle = await self._store.handle(self._bucket, deadline)
+        if self._typed is None or self._typed.handle is not handle:
+            self._typed = Typed(self._mapping, handle)
+        return Operation(self._typed, deadline)
 
     async def _mark(self, reason: MarkReason, key: Sequence[object], key_fields: dict[str, object]) -> int:
         if len(key) == 1 and isinstance(key[0], BaseModel):
@@ -481,21 +489,15 @@ class Repository(Generic[M]):
 class _Running(Generic[M]):
     """One operation from its start to its end: the one point that each of them passes (tracing hooks in here)."""
 
-    __slots__ = ("_bucket", "_mapping", "_name", "_store", "_timeout")
+    __slots__ = ("_begin", "_name")
 
-    def __init__(
-        self, name: str, mapping: CompiledMapping[M], store: Buckets, bucket: Bucket, timeout: timedelta
-    ) -> None:
+    def __init__(self, name: str, begin: Callable[[], Awaitable[Operation[M]]]) -> None:
         self._name = name
-        self._mapping = mapping
-        self._store = store
-        self._bucket = bucket
-        self._timeout = timeout
+        self._begin = begin
 
     async def __aenter__(self) -> Operation[M]:
         """Open the bucket as it is now; the time budget begins."""
-        deadline = Deadline(self._timeout)
-        return Operation(self._mapping, await self._store.handle(self._bucket, deadline), deadline)
+        return await self._begin()
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None

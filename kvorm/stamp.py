@@ -6,15 +6,16 @@ see it, while `copy`, `deepcopy`, `model_copy`, pickle and assignment validation
 
 from __future__ import annotations
 
-from typing import Any, Final, NamedTuple, cast
+from typing import Any, Final, cast
 
+import msgspec
 from pydantic import BaseModel, ConfigDict
 from pydantic_core.core_schema import no_info_before_validator_function
 
 STAMP: Final = "__kvorm_stamp__"
 
 
-class Stamp(NamedTuple):
+class Stamp(msgspec.Struct, frozen=True, gc=False):
     """Where and at which revision an object was read or stored.
 
     `revision` is None for one that is not known to be stored. `open_operations` are the ids of its writes since whose
@@ -28,6 +29,11 @@ class Stamp(NamedTuple):
     erased: bool = False
     """Whether that revision is the marker which deleting or purging this object left."""
     open_operations: tuple[str, ...] = ()
+
+    @property
+    def place(self) -> tuple[str, str, str]:
+        """Where it is stored: which life of the bucket, the bucket, the raw key."""
+        return self.incarnation, self.bucket, self.raw_key
 
 
 def stamp_of(value: BaseModel) -> Stamp | None:

@@ -6,6 +6,7 @@ import logging
 from collections.abc import Callable
 from typing import Final, Generic, Literal, TypeAlias, TypeVar
 
+from msgspec.structs import replace
 from pydantic import BaseModel
 
 from kvorm.backends import message
@@ -38,6 +39,7 @@ class Typed(Generic[M]):
 
     def __init__(self, mapping: CompiledMapping[M], handle: BucketHandle) -> None:
         self.mapping = mapping
+        self.handle = handle
         self.bucket = handle.settings.name
         self.incarnation = handle.incarnation
 
@@ -79,8 +81,7 @@ class Typed(Generic[M]):
         Raises:
             DecodeError: as `change`.
         """
-        value, key = self._decode(raw)
-        self.stamp(value, raw.raw_key, raw.revision)
+        value, key = self._read(raw)
         return Entry(value, raw.revision, raw.written, key, raw.raw_key, self.bucket, self.incarnation)
 
     def value(self, raw: RawEntry) -> M:
@@ -89,8 +90,7 @@ class Typed(Generic[M]):
         Raises:
             DecodeError: as `change`.
         """
-        value, _ = self._decode(raw)
-        self.stamp(value, raw.raw_key, raw.revision)
+        value, _ = self._read(raw)
         return value
 
     def stamp(self, value: M, raw_key: str, revision: int, *, erased: bool = False) -> None:
@@ -112,12 +112,12 @@ class Typed(Generic[M]):
     def leave_open(self, value: M, raw_key: str, operation_id: str) -> None:
         """Let an object remember a write of which nobody told whether it is stored."""
         stamp = self._own_stamp(value, raw_key) or Stamp(self.incarnation, self.bucket, raw_key, None)
-        set_stamp(value, stamp._replace(open_operations=(*stamp.open_operations, operation_id)))
+        set_stamp(value, replace(stamp, open_operations=(*stamp.open_operations, operation_id)))
 
     def _own_stamp(self, value: M, raw_key: str) -> Stamp | None:
         """Return the stamp of an object that was read or written right here, under this key."""
         stamp = stamp_of(value)
-        if stamp is None or stamp[:3] != (self.incarnation, self.bucket, raw_key):
+        if stamp is None or stamp.place != (self.incarnation, self.bucket, raw_key):
             return None
         return stamp
 
@@ -171,19 +171,19 @@ class Typed(Generic[M]):
             current=current,
         )
 
-    def _decode(self, raw: RawEntry) -> tuple[M, Key]:
+    def _read(self, raw: RawEntry) -> tuple[M, Key]:
         if raw.headers:
             self._check_headers(raw)
+        mapping, raw_key = self.mapping, raw.raw_key
         try:
-            value = self.mapping.codec.decode(raw.data)
-            key = self.mapping.key_of(value)
-            if self.mapping.spells(raw.raw_key, key):
-                return value, key
-            stored_key = self.mapping.shape.raw_key(key)
+            value = mapping.codec.decode(raw.data)
+            key = mapping.key_of(value)
+            stored_key = raw_key if mapping.spells(raw_key, key) else mapping.shape.raw_key(key)
         except (CodecFailure, InvalidKeyError) as error:
             raise self._undecodable(raw, str(error)) from error
-        if stored_key != raw.raw_key:
+        if stored_key != raw_key:
             raise self._undecodable(raw, f"its own key fields say {stored_key!r}")
+        set_stamp(value, Stamp(self.incarnation, self.bucket, raw_key, raw.revision))
         return value, key
 
     def _check_headers(self, raw: RawEntry) -> None:

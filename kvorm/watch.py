@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+from collections import deque
 from collections.abc import AsyncGenerator
-from contextlib import aclosing, suppress
+from contextlib import suppress
 from datetime import timedelta
 from types import TracebackType
 from typing import Generic, Self, TypeAlias, TypeVar
 
 from pydantic import BaseModel
 
-from kvorm.backends.base import RawEntry, RawMarker
+from kvorm.backends.base import RawEntry, RawEvent, RawMarker
 from kvorm.entry import CaughtUp, Entry, Marker, Reset
 from kvorm.errors import DecodeError
 from kvorm.feed import Feed, Interrupted
@@ -38,8 +39,11 @@ class Watch(Generic[M]):
 
     def __init__(self, feed: Feed[M], on_invalid: OnInvalid) -> None:
         self._feed = feed
+        self._on_invalid: OnInvalid = on_invalid
         # It does not refer to this object, so that an abandoned watch is collected, and ended, at once.
-        self._events = _typed(feed, on_invalid)
+        self._portions = feed.portions()
+        # What has come and is not told yet.
+        self._at_hand: deque[RawEvent] = deque()
 
     @property
     def caught_up(self) -> bool:
@@ -62,10 +66,37 @@ class Watch(Generic[M]):
     async def __anext__(self) -> Event[M]:
         if self._feed.error is not None:
             raise self._feed.error.with_traceback(None)
-        event = await anext(self._events)
-        if isinstance(event, Interrupted):
-            raise asyncio.CancelledError(*event.args)
-        return event
+        while True:
+            try:
+                while self._at_hand:
+                    event = self._tell(self._at_hand.popleft())
+                    if event is not None:
+                        return event
+            except Exception as error:
+                try:
+                    await self.aclose()
+                finally:
+                    self._feed.error = error
+                raise
+            portion = await anext(self._portions)
+            if isinstance(portion, Interrupted):
+                raise asyncio.CancelledError(*portion.args)
+            self._at_hand.extend(portion)
+
+    def _tell(self, raw: RawEvent) -> Event[M] | None:
+        """Return what a reader is told of an event; None if that is nothing."""
+        feed = self._feed
+        feed.note(raw)
+        if isinstance(raw, RawEntry):
+            try:
+                return feed.typed.entry(raw)
+            except DecodeError as error:
+                if feed.is_of_model(raw):
+                    left_out(error, self._on_invalid)
+                return None
+        if isinstance(raw, RawMarker):
+            return feed.typed.marker(raw) if feed.is_of_model(raw) else None
+        return raw if isinstance(raw, CaughtUp | Reset) else None
 
     async def __aenter__(self) -> Self:
         self._feed.kept = True
@@ -80,9 +111,10 @@ class Watch(Generic[M]):
         """End the watch, also for a task that waits for its next event; nothing stays on the server. Idempotent."""
         await self._feed.aclose()
         self._feed.error = None
+        self._at_hand.clear()
         # Raised while another task waits in it: that task ends it.
         with suppress(RuntimeError):
-            await self._events.aclose()
+            await self._portions.aclose()
 
     async def values(self) -> AsyncGenerator[M, None]:
         """Yield the live models alone, as they are and as they change."""
@@ -90,22 +122,3 @@ class Watch(Generic[M]):
             async for event in self:
                 if isinstance(event, Entry):
                     yield event.value
-
-
-async def _typed(feed: Feed[M], on_invalid: OnInvalid) -> AsyncGenerator[Event[M] | Interrupted, None]:
-    try:
-        async with aclosing(feed.events()) as events:
-            async for event in events:
-                if isinstance(event, RawEntry | RawMarker):
-                    try:
-                        change = feed.typed.change(event)
-                    except DecodeError as error:
-                        if feed.is_of_model(event):
-                            left_out(error, on_invalid)
-                    else:
-                        yield change
-                elif isinstance(event, CaughtUp | Reset | Interrupted):
-                    yield event
-    except Exception as error:
-        feed.error = error
-        raise

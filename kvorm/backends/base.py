@@ -8,6 +8,8 @@ from datetime import UTC, datetime, timedelta
 from enum import Enum
 from typing import Final, Literal, NamedTuple, Protocol, TypeAlias
 
+import msgspec
+
 from kvorm.bucket import Bucket
 from kvorm.entry import CaughtUp, Expect, MarkerReason, Reset
 from kvorm.health import Health
@@ -17,11 +19,18 @@ Reads: TypeAlias = Literal["latest", "nearest"]
 
 EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 
+
+def at(nanoseconds: int) -> datetime:
+    """Return the time that a store tells in nanoseconds since 1970, to the microsecond."""
+    # A float holds the microseconds of 285 years exactly.
+    return datetime.fromtimestamp(nanoseconds // 1000 / 1e6, UTC)
+
+
 MarkReason: TypeAlias = Literal["deleted", "purged"]
 """What a caller may do to a key: delete it, or purge it with its history."""
 
 
-class RawEntry(NamedTuple):
+class RawEntry(msgspec.Struct, frozen=True, gc=False):
     """Bytes with their place: an entry below the codec. `headers` are those that tell how to read them.
 
     `ttl` is the lifetime that its writer gave this one entry; None: that of the bucket.
@@ -57,7 +66,7 @@ class RawHead(NamedTuple):
     @property
     def written(self) -> datetime:
         """When the store got it."""
-        return EPOCH + timedelta(microseconds=self.written_at // 1000)
+        return at(self.written_at)
 
 
 RawChange: TypeAlias = RawEntry | RawMarker
@@ -100,12 +109,13 @@ class Deadline:
 
     def __init__(self, timeout: timedelta) -> None:
         self.timeout = timeout
-        self._now = asyncio.get_running_loop().time
-        self._end = self._now() + timeout.total_seconds()
+        self._now = now = asyncio.get_running_loop().time
+        self._end = now() + timeout.total_seconds()
 
     def remaining(self) -> float:
         """Return the seconds left, never below zero."""
-        return max(0.0, self._end - self._now())
+        left = self._end - self._now()
+        return left if left > 0 else 0.0
 
     @property
     def passed(self) -> bool:
@@ -272,11 +282,11 @@ class BucketHandle(Protocol):
         """
         ...
 
-    async def put_many(self, puts: Iterable[Put], *, timeout: timedelta, told: Told) -> None:
+    async def put_many(self, puts: Iterable[Put], *, deadline: Deadline, told: Told) -> None:
         """Store each as `put` does, a bounded number at a time; `puts` is asked for the next one when it can be sent.
 
-        Returns once all are told. Each has `timeout` from when it is sent. After a cancellation nothing is told any
-        more: what was asked for and not told may be stored.
+        Returns once all are told. The first ones have until `deadline`, each later one its whole time from when it is
+        sent. After a cancellation nothing is told any more: what was asked for and not told may be stored.
         """
         ...
 

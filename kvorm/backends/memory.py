@@ -233,7 +233,7 @@ class MemoryBucket:
             complete = message.write_headers(headers, expected_revision=expected, operation_id=identity)
         return self._append(raw_key, data, complete, expected)
 
-    async def put_many(self, puts: Iterable[Put], *, timeout: timedelta, told: Told) -> None:
+    async def put_many(self, puts: Iterable[Put], *, deadline: Deadline, told: Told) -> None:
         """Store each as `put` does."""
         for put in puts:
             try:
@@ -243,12 +243,13 @@ class MemoryBucket:
                     expect=put.expect,
                     headers={},
                     operation_id=put.operation_id,
-                    deadline=Deadline(timeout),
+                    deadline=deadline,
                 )
             except Exception as error:
                 told(put.number, error)
             else:
                 told(put.number, revision)
+            deadline = Deadline(deadline.timeout)
 
     def check_size(self, raw_key: str, data: bytes) -> None:
         """Refuse a value that `load` could not store."""

@@ -7,9 +7,10 @@ The one place that reads these headers, for every store. Sources: ADR-8 (KV-Oper
 from __future__ import annotations
 
 import re
-import secrets
+from binascii import b2a_base64
 from collections.abc import Mapping
 from datetime import datetime, timedelta
+from os import urandom
 from typing import Final
 
 from kvorm.backends.base import MarkReason, RawChange, RawEntry, RawMarker
@@ -99,13 +100,17 @@ def _reason(headers: Mapping[str, str]) -> MarkerReason | None:
 
 
 def new_operation_id() -> str:
-    """Return the identity of one write: 112 random bits in 19 characters."""
-    return secrets.token_urlsafe(14)
+    """Return the identity of one write: 120 random bits in 20 characters."""
+    # What `secrets` does takes twice as long.
+    return b2a_base64(urandom(15), newline=False).decode()
 
 
 def sent_id(operation_id: str, number: int) -> str:
-    """Return the id under which a write is sent: 22 characters whatever the number, so that its size stays."""
+    """Return the id under which a write is sent: 23 characters whatever the number, so that its size stays."""
     return f"{operation_id}.{number:02x}"
+
+
+_FIRST_SENT: Final = sent_id("", 0)
 
 
 def expected_revision(expect: Expect) -> int | None:
@@ -123,7 +128,7 @@ def write_headers(
     if expected_revision is not None:
         complete[EXPECTED_REVISION] = str(expected_revision)
     if operation_id is not None:
-        complete[OPERATION_ID] = sent_id(operation_id, 0)
+        complete[OPERATION_ID] = operation_id + _FIRST_SENT
     return complete
 
 

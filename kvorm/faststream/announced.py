@@ -51,7 +51,7 @@ class _AnnouncedBucket:
         revision = await self._handle.put(raw_key, data, deadline=deadline, **how)
         return await self._announced(raw_key, revision, deadline)
 
-    async def put_many(self, puts: Iterable[Put], *, timeout: timedelta, told: Told) -> None:
+    async def put_many(self, puts: Iterable[Put], *, deadline: Deadline, told: Told) -> None:
         """Store each, then run the change handlers for those that are stored."""
         raw_keys: dict[int, str] = {}
         revisions: dict[int, int] = {}
@@ -66,9 +66,9 @@ class _AnnouncedBucket:
                 revisions[number] = result
             told(number, result)
 
-        await self._handle.put_many(asked(), timeout=timeout, told=noted)
+        await self._handle.put_many(asked(), deadline=deadline, told=noted)
         for number, revision in revisions.items():
-            await self._announced(raw_keys[number], revision, Deadline(timeout))
+            await self._announced(raw_keys[number], revision, Deadline(deadline.timeout))
 
     async def load(self, pairs: Sequence[Pair], *, deadline: Deadline) -> None:
         """Store bytes in this order, then run the change handlers for what is there."""

@@ -31,7 +31,7 @@ from kvorm.backends.nats.pipeline import Pipeline
 from kvorm.backends.nats.reading import Reading
 from kvorm.backends.nats.replies import Delivered
 from kvorm.backends.nats.stream import Stream
-from kvorm.backends.nats.watch import NatsWatch
+from kvorm.backends.nats.watch import NatsWatch, watch_of_headers
 from kvorm.backends.nats.watches import Watches
 from kvorm.backends.nats.writes import Begun, Write, Writer
 from kvorm.bucket import Bucket
@@ -138,14 +138,8 @@ class NatsBucket:
         )
 
     def _watch_of_headers(self, filters: Sequence[str]) -> NatsWatch[Delivered]:
-        return NatsWatch(
-            self._watched(filters),
-            Replay.CURRENT,
-            incarnation=self.incarnation,
-            watches=self._watches,
-            read=lambda delivered: delivered,
-            outdate=self.outdate,
-            options={"headers_only": True},
+        return watch_of_headers(
+            self._watched(filters), incarnation=self.incarnation, watches=self._watches, outdate=self.outdate
         )
 
     def _watched(self, filters: Sequence[str]) -> Stream:
@@ -180,9 +174,9 @@ class NatsBucket:
             # The server counts a marker as a message: name its revision to write over it.
             write = self._write(raw_key, data, headers, _revision(current), identity)
 
-    async def put_many(self, puts: Iterable[Put], *, timeout: timedelta, told: Told) -> None:
+    async def put_many(self, puts: Iterable[Put], *, deadline: Deadline, told: Told) -> None:
         """Store each as `put` does."""
-        await Pipeline(self, timeout, told).run(puts)
+        await Pipeline(self, told).run(puts, deadline)
 
     def begin(self, put: Put, deadline: Deadline, ended: Callable[[int | Begun], None]) -> bool:
         """Send a write ahead and let `ended` know; False, and nothing sent, where it must wait.
@@ -196,7 +190,8 @@ class NatsBucket:
 
     async def finish(self, put: Put, begun: Begun | None, deadline: Deadline) -> int:
         """Store what was begun with trouble, or not at all; return its revision. Raises what `put` raises."""
-        if not self.is_current:
+        # What was sent may be stored, whatever the look at the bucket comes to: the writer looks where it matters.
+        if begun is None and not self.is_current:
             await self._stream.check_same_life(deadline)
         return await self.put(
             put.raw_key,
@@ -271,8 +266,9 @@ class NatsBucket:
             ValueTooLargeError: it may not.
         """
         complete = message.write_headers(headers, expected_revision=expected, operation_id=operation_id)
-        message.check_size(self.settings, raw_key, data, complete, max_message_bytes=self._stream.max_message_bytes)
-        return Write(self._stream.written_subject(raw_key), data, complete, expected, operation_id)
+        stream = self._stream
+        message.check_size(stream.settings, raw_key, data, complete, max_message_bytes=stream.max_message_bytes)
+        return Write(stream.written_subject(raw_key), data, complete, expected, operation_id)
 
     async def _store(self, raw_key: str, write: Write, deadline: Deadline, begun: Begun | None = None) -> int | None:
         try:

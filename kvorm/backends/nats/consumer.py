@@ -134,7 +134,9 @@ class Consumer:
         found: list[Delivered] = []
         unread = self._unread
         room = -self._delivered % _TURN
-        while unread and len(found) < room and unread[0].reply.startswith(_STORED):
+        for _ in range(min(room, len(unread))):
+            if not unread[0].reply.startswith(_STORED):
+                break
             found.append(delivered(unread.popleft()))
         self._delivered += len(found)
         # They come in order, each once, so none is missing before the last one if that has its number.
@@ -220,9 +222,10 @@ class Consumer:
     def _receive(self, message: Received) -> None:
         self._silent_ticks = 0
         # Of heartbeats that nobody reads the last one is enough. They alone want no reply.
-        if not message.reply and self._unread and not self._unread[-1].reply:
-            self._unread[-1] = message
+        unread = self._unread
+        if message.reply or not unread or unread[-1].reply:
+            unread.append(message)
         else:
-            self._unread.append(message)
+            unread[-1] = message
         if not self._arrived.is_set():
             self._arrived.set()

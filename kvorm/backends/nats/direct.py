@@ -10,8 +10,10 @@ from __future__ import annotations
 import asyncio
 import inspect
 from collections.abc import Callable, Mapping
-from typing import Final, NamedTuple, TypeAlias
+from functools import lru_cache
+from typing import Final, TypeAlias
 
+import msgspec
 from nats.aio.client import Client
 from nats.aio.subscription import Subscription
 from nats.aio.transport import TcpTransport
@@ -23,17 +25,30 @@ _VERSION: Final = "NATS/1.0"
 _END: Final = "\r\n"
 _END_BYTES: Final = b"\r\n"
 _NO_STATUS: Final = b"NATS/1.0\r\n"
-_MESSAGES: Final = (b"MSG", b"HMSG")
 _PROCESS: Final = ["self", "sid", "subject", "reply", "data", "headers"]
-_USED: Final = ("_ps", "_pending", "_pending_data_size", "_flush_queue", "_transport", "_pings_outstanding")
+_USED: Final = (
+    "_flush_queue",
+    "_flusher_task",
+    "_pending",
+    "_pending_data_size",
+    "_ping_interval_task",
+    "_pings_outstanding",
+    "_process_connect_init",
+    "_ps",
+    "_reading_task",
+    "_transport",
+)
 _FULL_READ_BYTES: Final = 32 * 1024
 """What nats-py reads at once; so much only if more is there than it has read yet."""
+
+_KNOWN_HEADERS: Final = 64
+"""Which sets of headers are remembered, as there are few."""
 
 _WRITTEN_AT_ONCE: Final = 32
 """How many messages wait for each other: the server works on the first ones while the next are made."""
 
 
-class Received(NamedTuple):
+class Received(msgspec.Struct, frozen=True, gc=False):
     """A message as it arrived; its headers are parsed when somebody asks for them."""
 
     subject: str
@@ -80,6 +95,22 @@ class DirectClient(Client):
         """Unsubscribe, and hand nothing over from now on."""
         self._takers.pop(_id(subscription), None)
         await subscription.unsubscribe()
+
+    async def _process_connect_init(self) -> None:
+        """Introduce ourselves to a server; end what a connection has left behind that was lost just as it was made.
+
+        nats-py lets its tasks go on and makes others: pings of a client that is closed.
+        """
+        # nats-py leaves open what its tasks return.
+        left: list[asyncio.Task[None] | None] = [
+            self._reading_task,  # pyright: ignore[reportUnknownMemberType]
+            self._ping_interval_task,  # pyright: ignore[reportUnknownMemberType]
+            self._flusher_task,  # pyright: ignore[reportUnknownMemberType]
+        ]
+        for task in left:
+            if task is not None:
+                task.cancel()
+        await super()._process_connect_init()
 
     def publish_direct(self, subject: str, payload: bytes, reply: str, headers: Mapping[str, str] | None) -> None:
         """Send a message, after all that was handed over before."""
@@ -149,7 +180,7 @@ class _DirectParser(Parser):
         # Slices of bytes are one copy each, those of the bytearray two.
         buffer, stats = bytes(self.buf), self._client.stats
         find, takers = buffer.find, self._takers
-        position = 0
+        position = messages = size = 0
         try:
             while True:
                 end = find(_END_BYTES, position)
@@ -157,12 +188,14 @@ class _DirectParser(Parser):
                     return len(buffer) - position >= MAX_CONTROL_LINE_SIZE
                 # MSG subject sid [reply] size; HMSG subject sid [reply] header-size size
                 words = buffer[position:end].split()
-                if len(words) < 4 or words[0] not in _MESSAGES:
+                if len(words) < 4:
+                    return True
+                has_headers = words[0] == b"HMSG"
+                if not has_headers and words[0] != b"MSG":
                     return True
                 take = takers.get(int(words[2]))
                 if take is None:
                     return True
-                has_headers = words[0] == b"HMSG"
                 start = end + len(_END_BYTES)
                 past = start + int(words[-1])
                 if len(buffer) < past + len(_END_BYTES):
@@ -172,12 +205,14 @@ class _DirectParser(Parser):
                 raw_headers = buffer[start:body] if has_headers else None
                 received = Received(words[1].decode(), reply, raw_headers, buffer[body:past])
                 position = past + len(_END_BYTES)
-                stats["in_msgs"] += 1
-                stats["in_bytes"] += past - body
+                messages += 1
+                size += past - body
                 take(received)
         except ValueError:
             return True  # malformed: nats-py says so
         finally:
+            stats["in_msgs"] += messages
+            stats["in_bytes"] += size
             del self.buf[:position]
 
 
@@ -196,8 +231,14 @@ def _is_as_known() -> bool:
 
 def header_block(headers: Mapping[str, str]) -> bytes:
     """Return headers as they travel. Source: ADR-4."""
-    lines = "".join([f"{name}: {value}{_END}" for name, value in headers.items()])
-    return f"{_VERSION}{_END}{lines}{_END}".encode()
+    return (_lines(tuple(headers)) % tuple(headers.values())).encode()
+
+
+@lru_cache(_KNOWN_HEADERS)
+def _lines(names: tuple[str, ...]) -> str:
+    """Return a block with a place for each value."""
+    lines = "".join([f"{name.replace('%', '%%')}: %s{_END}" for name in names])
+    return f"{_VERSION}{_END}{lines}{_END}"
 
 
 def parse_headers(block: bytes) -> dict[str, str]:

@@ -36,7 +36,7 @@ _GRACE_SECONDS: Final = 1.0
 class Target(Protocol):
     """The bucket that is loaded."""
 
-    async def put_many(self, puts: Iterable[Put], *, timeout: timedelta, told: Told) -> None:
+    async def put_many(self, puts: Iterable[Put], *, deadline: Deadline, told: Told) -> None:
         """Store each, a bounded number at a time."""
         ...
 
@@ -77,7 +77,7 @@ class Ingest:
                     failed[index] = outcome
 
             puts = (Put(index, *pairs[index], ANY, "") for index in range(start, end))
-            await self._target.put_many(puts, timeout=timedelta(seconds=deadline.remaining()), told=told)
+            await self._target.put_many(puts, deadline=Deadline(timedelta(seconds=deadline.remaining())), told=told)
             if failed:
                 first = min(failed)
                 raise LoadError(first) from failed[first]

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
+from typing import TypeAlias
 
 from kvorm.backends.base import Deadline
 from kvorm.backends.nats.stream import Stream
+
+ChangedAfter: TypeAlias = Callable[[int], Awaitable[set[str]]]
+"""Return the subjects whose latest message is above a sequence, as at some moment of the call."""
 
 
 class InitialState:
@@ -15,14 +19,16 @@ class InitialState:
     later then, as what it is by then. Its counts of what is pending do not tell, so the leader is asked.
     """
 
-    def __init__(self, stream: Stream, last: int, *, whole: bool) -> None:
+    def __init__(self, stream: Stream, last: int, *, whole: bool, changed_after: ChangedAfter) -> None:
         """Begin when the stream ends at `last`; `whole` if every key will be told, not only those that changed."""
         self._stream = stream
         self._whole = whole
+        self._changed_after = changed_after
         self.last = last
         self._bound = last
         self._passed = False
-        self._told: set[str] = set()
+        # As they came: what is told is seldom looked at.
+        self._told: list[Sequence[str]] = []
         # Keys of the start that were written anew before they were told.
         self._owed: set[str] | None = None
 
@@ -31,11 +37,11 @@ class InitialState:
         if self._owed is not None:
             self._owed.difference_update(subjects)
         elif self._whole:
-            self._told.update(subjects)
+            self._told.append(subjects)
 
     def may_be_complete(self, position: int, pending: int) -> bool:
         """Whether it is time to ask, having told all up to a position."""
-        if self._passed:
+        if self._owed is not None:
             return not self._owed or position >= self._bound
         return not pending or position >= self._bound
 
@@ -51,9 +57,14 @@ class InitialState:
         # All up to the bound was told, but for what was written anew meanwhile.
         passed_before, self._passed = self._passed, True
         self._bound, subjects = await self._stream.matching(deadline)
-        if not self._whole:
-            # Which keys have changed since is not known: reaching a second bound has to do.
-            return passed_before
-        self._owed = subjects - self._told if self._owed is None else self._owed & subjects
-        self._told.clear()
+        if self._owed is not None:
+            self._owed &= subjects
+        elif self._whole:
+            self._owed = subjects.difference(*self._told)
+            self._told.clear()
+        elif passed_before:
+            self._owed = await self._changed_after(position)
+        else:
+            # Which keys have changed is dear to ask: often it is the end of the stream that is reached before long.
+            return False
         return not self._owed

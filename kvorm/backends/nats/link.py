@@ -80,7 +80,7 @@ class Link:
     @property
     def life(self) -> int:
         """How often the connection was made anew; what was known of the server before may be wrong since."""
-        return self._requests.life
+        return self.client.stats["reconnects"]
 
     @property
     def max_payload(self) -> int:
@@ -171,11 +171,8 @@ class Link:
 
     def ask(
         self, subject: str, payload: bytes, headers: Mapping[str, str] | None, *, deadline: Deadline
-    ) -> asyncio.Future[Received] | None:
-        """Send a request once, now, and return what its answer comes to; None, and nothing sent, where it cannot.
-
-        The future raises UnansweredError; the answer itself is for `result`.
-        """
+    ) -> asyncio.Future[Received | Exception] | None:
+        """Send a request once, now; return what its answer comes to, for `result`. None, nothing sent, if it cannot."""
         seconds = min(FIRST_PATIENCE, deadline.remaining())
         if self._closed or not seconds:
             return None

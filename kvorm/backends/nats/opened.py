@@ -57,6 +57,7 @@ class OpenedStream:
         self.allows_batches = bool(config.get("allow_batched"))
         self.is_nearest = self.allows_direct and (self._reads == "nearest" or not self.is_replicated)
         self._prefix = f"$KV.{settings.name}."
+        self._written_prefix = f"{self.link.subject_root}.{settings.name}."
         limit: int = config.get("max_msg_size", -1)
         self._max_message_bytes = limit if limit > 0 else None
 
@@ -84,7 +85,7 @@ class OpenedStream:
 
     def written_subject(self, raw_key: str) -> str:
         """Return the subject that a key is written to: within a domain another one."""
-        return f"{self.link.subject_root}.{self.settings.name}.{raw_key}"
+        return f"{self._written_prefix}{raw_key}"
 
     def raw_key(self, subject: str) -> str:
         """Return the key of a subject in the stream."""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Iterable
-from datetime import timedelta
 from functools import partial
 from typing import Final, Protocol
 
@@ -44,9 +43,8 @@ class Target(Protocol):
 class Pipeline:
     """The writes of one call."""
 
-    def __init__(self, target: Target, timeout: timedelta, told: Told) -> None:
+    def __init__(self, target: Target, told: Told) -> None:
         self._target = target
-        self._timeout = timeout
         self._told = told
         self._under_way = 0
         self._bytes = 0
@@ -55,14 +53,13 @@ class Pipeline:
         self._finishing: set[asyncio.Task[None]] = set()
         self._over = False
 
-    async def run(self, puts: Iterable[Put]) -> None:
+    async def run(self, puts: Iterable[Put], deadline: Deadline) -> None:
         """Send them all, and return once all are told; after a cancellation nothing is told any more."""
-        deadline = Deadline(self._timeout)
         try:
             for put in puts:
                 if self._under_way >= _AT_ONCE or self._bytes >= _BYTES_AT_ONCE:
                     await self._down_to(_REFILLED_AT)
-                    deadline = Deadline(self._timeout)
+                    deadline = Deadline(deadline.timeout)
                 self._start(put, deadline)
             await self._down_to(0)
         finally:

@@ -5,13 +5,13 @@ from __future__ import annotations
 import re
 from base64 import b64decode
 from collections.abc import Mapping
-from datetime import datetime, timedelta
+from datetime import datetime
 from typing import Any, Final, NamedTuple
 
 import msgspec
 
 from kvorm.backends import message
-from kvorm.backends.base import EPOCH, RawEntry
+from kvorm.backends.base import RawEntry, at
 from kvorm.backends.nats.direct import DESCRIPTION, STATUS, Received, parse_headers
 from kvorm.backends.nats.requests import NO_RESPONDERS, NoRespondersError, UnansweredError
 from kvorm.errors import StoreError
@@ -24,6 +24,7 @@ TEMPORARY: Final = (10008, 10023)
 _END_OF_BATCH = "204"
 _NOT_FOUND = "404"
 _UNAVAILABLE = 503
+_SHORT_DOTS = 8
 _PLAIN_ANSWER: Final = re.compile(
     rb"NATS/1\.0\r\n%bNats-Stream: [^\r\n]*\r\nNats-Subject: ([^\r\n]*)\r\n"
     rb"Nats-Sequence: (\d+)\r\nNats-Time-Stamp: ([^\r\n]*)\r\n"
@@ -58,32 +59,33 @@ class StoredMessage(NamedTuple):
     data: bytes
 
 
-class Delivered(NamedTuple):
+class Delivered(msgspec.Struct, frozen=True, gc=False):
     """A stored message that a consumer delivered, with what its reply subject tells of it. Source: ADR-15."""
 
     message: Received
     sequence: int
     tokens: list[str]
+    """What stands before the sequence, the sequence, and what follows it."""
 
     @property
     def number(self) -> int:
         """Its place among those that the consumer delivered."""
-        return int(self.tokens[1])
+        return int(self.tokens[2])
 
     @property
     def written_at(self) -> int:
         """When it was stored, in nanoseconds since 1970."""
-        return int(self.tokens[2])
+        return int(self.tokens[3])
 
     @property
     def written(self) -> datetime:
         """When it was stored."""
-        return EPOCH + timedelta(microseconds=self.written_at // 1000)
+        return at(self.written_at)
 
     @property
     def pending(self) -> int:
         """How many the consumer has still to deliver."""
-        return int(self.tokens[3])
+        return int(self.tokens[4])
 
     @property
     def stored(self) -> StoredMessage:
@@ -160,7 +162,7 @@ def plain_delivery(delivered: Delivered, prefix: str) -> RawEntry | None:
         answer.subject[len(prefix) :],
         answer.data,
         delivered.sequence,
-        delivered.written,
+        at(int(delivered.tokens[3])),
         {},
         operation_id.decode() if operation_id is not None else None,
     )
@@ -208,9 +210,9 @@ def from_leader(found: Mapping[str, Any]) -> StoredMessage:
 
 def delivered(message: Received) -> Delivered:
     """Parse the reply subject of a delivered message, in its short and its long form."""
-    tokens = message.reply.split(".")
-    tokens = tokens[5:] if len(tokens) == 9 else tokens[7:11]
-    return Delivered(message, int(tokens[0]), tokens)
+    reply = message.reply
+    tokens = reply.rsplit(".", 4) if reply.count(".") == _SHORT_DOTS else reply.split(".")[6:11]
+    return Delivered(message, int(tokens[1]), tokens)
 
 
 def _foreign(answer: Received) -> str:

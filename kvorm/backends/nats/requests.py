@@ -70,7 +70,7 @@ class _One:
 
     ends = True
 
-    def __init__(self, subject: str, life: int, until: float, answer: asyncio.Future[Received]) -> None:
+    def __init__(self, subject: str, life: int, until: float, answer: asyncio.Future[Received | Exception]) -> None:
         self.subject = subject
         self.life = life
         self.until = until
@@ -82,7 +82,7 @@ class _One:
 
     def fail(self, error: Exception) -> None:
         if not self.answer.done():
-            self.answer.set_exception(error)
+            self.answer.set_result(error)
 
 
 class _Many:
@@ -154,13 +154,13 @@ class Requests:
 
     def ask(
         self, subject: str, payload: bytes, headers: Mapping[str, str] | None, *, seconds: float
-    ) -> asyncio.Future[Received] | None:
-        """Send a request at once; its one answer comes to the future. None where `tell` returns False.
+    ) -> asyncio.Future[Received | Exception] | None:
+        """Send a request at once; its one answer, or why there is none, comes to the future: for `result`.
 
-        The future raises UnansweredError as `send` does; `result` looks at what else an answer may be.
+        None where `tell` returns False.
         """
-        one = _one(subject, self.life, seconds)
-        return one.answer if self._begin(one, payload, headers) else None
+        waiting = _one(subject, self.life, seconds)
+        return waiting.answer if self._begin(waiting, payload, headers) else None
 
     def tell(
         self, subject: str, payload: bytes, headers: Mapping[str, str], *, seconds: float, answered: Answered

@@ -6,6 +6,7 @@ import asyncio
 import logging
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import aclosing
 from datetime import timedelta
 from typing import Any, Final, Generic, Self, TypeVar
 
@@ -297,9 +298,48 @@ class NatsWatch(Generic[C]):
         if self._start is Replay.NOTHING:
             self._say_caught_up(state.last)
         else:
-            self._initial = InitialState(self._stream, state.last, whole=isinstance(self._start, Replay))
+            self._initial = InitialState(
+                self._stream,
+                state.last,
+                whole=isinstance(self._start, Replay),
+                changed_after=self._changed_after,
+            )
+
+    async def _changed_after(self, sequence: int) -> set[str]:
+        """Ask by another watch, of the headers of all keys: a key may be written anew whenever one looks for it."""
+        latest: dict[str, int] = {}
+        heads = watch_of_headers(
+            self._stream, incarnation=self._incarnation, watches=self._watches, outdate=self._outdate
+        )
+        async with aclosing(heads):
+            async for event in heads:
+                match event:
+                    case Delivered():
+                        latest[event.message.subject] = event.sequence
+                    case Reset():
+                        latest.clear()  # this watch is about to learn of it, too
+                    case CaughtUp():
+                        break
+                    case _:
+                        pass
+        return {subject for subject, newest in latest.items() if newest > sequence}
 
     def _delivery(self) -> Mapping[str, Any]:
         if self._start is Replay.CURRENT and self._initial is not None:
             return {**self._options, "deliver_policy": "last_per_subject"}
         return {**self._options, "deliver_policy": "by_start_sequence", "opt_start_seq": self._position + 1}
+
+
+def watch_of_headers(
+    stream: Stream, *, incarnation: str, watches: Watches, outdate: Callable[[], None]
+) -> NatsWatch[Delivered]:
+    """Describe a watch of what there is, without its values, but with their sizes."""
+    return NatsWatch(
+        stream,
+        Replay.CURRENT,
+        incarnation=incarnation,
+        watches=watches,
+        read=lambda delivered: delivered,
+        outdate=outdate,
+        options={"headers_only": True},
+    )

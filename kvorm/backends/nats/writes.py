@@ -108,11 +108,14 @@ class Writer:
             StoreClosedError: the connection was closed; it may be stored if it had been sent.
         """
         if begun is None:
-            # Most writes need no more than this.
-            first = await self._first(write, deadline)
-            if isinstance(first, int):
-                return first
-            begun = first
+            server = self._link.server_id
+            first = self._link.ask(write.subject, write.data, write.headers, deadline=deadline)
+            if first is not None:
+                # Most writes need no more than this.
+                outcome = self._outcome(write, await first, server)
+                if isinstance(outcome, int):
+                    return outcome
+                begun = outcome
         doubt: UnansweredError | None = None
         patience = FIRST_PATIENCE
         server = begun.server if begun is not None else self._link.server_id
@@ -150,18 +153,6 @@ class Writer:
                 return found
             if deadline.passed:
                 raise _unknown(write, deadline) from doubt
-
-    async def _first(self, write: Write, deadline: Deadline) -> int | Begun | None:
-        """Send a write ahead and return what `begin` tells of it; None, and nothing sent, where it must wait."""
-        server = self._link.server_id
-        asked = self._link.ask(write.subject, write.data, write.headers, deadline=deadline)
-        if asked is None:
-            return None
-        try:
-            answer: Received | Exception = await asked
-        except Exception as error:
-            answer = error
-        return self._outcome(write, answer, server)
 
     def _outcome(self, write: Write, answer: Received | Exception, server: str) -> int | Begun:
         """Return the sequence of a write, or what `store` needs to go on, from the answer to its first try."""
