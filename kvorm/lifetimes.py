@@ -1,8 +1,9 @@
-"""When entries leave of which no marker tells.
+"""When entries leave of which no marker tells for sure.
 
-A bucket that keeps markers tells of each entry that expires. Without them nobody does; and where a key has a history,
-an entry with a lifetime of its own leaves silently and its older value is back (both seen on server 2.15). So the
-store is asked when the time has come, and again until it says so: its clock counts, ours only says when to ask.
+A bucket that keeps markers tells of each entry that expires. Without them nobody does; where a key has a history, an
+entry with a lifetime of its own leaves silently and its older value is back (both seen on server 2.15); and a marker
+that lives for a second may be gone before a replica that lags has passed it on. So the store is asked when the time has
+come, and again until it says so: its clock counts, ours only says when to ask.
 """
 
 from __future__ import annotations
@@ -16,7 +17,15 @@ from kvorm.backends.base import RawChange, RawEntry
 from kvorm.bucket import Bucket
 
 _ASK_AGAIN: Final = timedelta(seconds=0.25)
+_HEARD_FOR_SURE: Final = timedelta(seconds=10)
+"""A marker that lives so long is told by every replica: its server is noticed as lost before, and the keys compared."""
+
 _SWEEP_SLACK: Final = 64
+
+
+def utc_now() -> datetime:
+    """Return our own time, aware UTC."""
+    return datetime.now(UTC)
 
 
 class Leaving(NamedTuple):
@@ -45,20 +54,19 @@ class Lifetimes:
         if not isinstance(raw, RawEntry):
             return
         lifetime = message.lifetime(raw.ttl, settings.ttl)
-        silent = settings.marker_ttl is None or (raw.ttl is not None and settings.history > 1)
-        if lifetime is not None and silent:
+        if lifetime is not None and not _tells(raw, settings):
             # Whatever the two clocks say, it is not there any longer than its lifetime from now on.
-            due = min(raw.written, datetime.now(UTC)) + lifetime
+            due = min(raw.written, utc_now()) + lifetime
             self._put(Leaving(due, raw.revision, raw.raw_key, held))
 
     def ask_again(self, entry: Leaving) -> None:
         """Put back an entry that is still there, unless its key was written meanwhile."""
         if entry.raw_key not in self._leaving:
-            self._put(entry._replace(due=datetime.now(UTC) + _ASK_AGAIN))
+            self._put(entry._replace(due=utc_now() + _ASK_AGAIN))
 
     def take_due(self, number: int) -> list[Leaving]:
         """Take out up to so many whose time has come."""
-        now = datetime.now(UTC)
+        now = utc_now()
         taken: list[Leaving] = []
         while self._queue and self._queue[0][0] <= now and len(taken) < number:
             due, raw_key = heapq.heappop(self._queue)
@@ -71,3 +79,10 @@ class Lifetimes:
         heapq.heappush(self._queue, (entry.due, entry.raw_key))
         if len(self._queue) > 2 * len(self._leaving) + _SWEEP_SLACK:
             self._queue = sorted((one.due, one.raw_key) for one in self._leaving.values())
+
+
+def _tells(raw: RawEntry, settings: Bucket) -> bool:
+    """Tell whether a marker will say for sure that an entry has expired."""
+    if settings.marker_ttl is None or settings.marker_ttl < _HEARD_FOR_SURE:
+        return False
+    return raw.ttl is None or settings.history == 1

@@ -112,6 +112,10 @@ class Deadline:
         self._now = now = asyncio.get_running_loop().time
         self._end = now() + timeout.total_seconds()
 
+    def spent(self) -> float:
+        """Return the seconds since it was set."""
+        return self._now() - self._end + self.timeout.total_seconds()
+
     def remaining(self) -> float:
         """Return the seconds left, never below zero."""
         left = self._end - self._now()

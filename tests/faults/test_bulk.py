@@ -8,11 +8,21 @@ from pathlib import Path
 import pytest
 
 import kvorm
-from kvorm import BulkError, Key, Mapping, Model, Repository, StoreError, StoreTimeoutError, StoreUnavailableError
+from kvorm import (
+    BulkError,
+    Key,
+    Mapping,
+    Model,
+    Repository,
+    StoreError,
+    StoreTimeoutError,
+    StoreUnavailableError,
+)
 from kvorm.backends.base import Deadline
 from kvorm.store import Store
 from kvorm.testing.proxy import Direction, FlakyProxy
 from kvorm.testing.servers import NatsServer
+from tests.faults.watching import raw
 
 ITEMS = 5_000
 BUDGET = timedelta(seconds=2)
@@ -50,6 +60,20 @@ async def stored(server: NatsServer) -> dict[int, int]:
     async with kvorm.connect(server.url) as store:
         notes = notes_of(store)
         return {note.id: kvorm.revision_of(note) or 0 async for note in notes.find()}
+
+
+async def test_a_load_side_by_side_tells_that_later_ones_may_be_stored(server: NatsServer) -> None:
+    """One value alone does not fit into a bucket of a size limit that takes no batches."""
+    async with kvorm.connect(server.url) as store, raw(server.url) as client:
+        notes = notes_of(store)
+        assert await notes.count() == 0
+        config = (await client.call("STREAM.INFO.KV_notes"))["config"]
+        await client.call("STREAM.UPDATE.KV_notes", {**config, "allow_batched": False, "max_bytes": 2_000})
+        with pytest.raises(StoreTimeoutError) as raised:
+            await notes.load([Note(id=0), Note(id=1, text="x" * 2_000), Note(id=2)])
+        assert raised.value.stored == 1
+        assert "full" in str(raised.value.__cause__)
+        assert set(await stored(server)) == {0, 2}
 
 
 async def until_stored(server: NatsServer, count: int) -> None:

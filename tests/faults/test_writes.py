@@ -4,18 +4,30 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from datetime import timedelta
 from pathlib import Path
 
+import nats
 import pytest
 
 import kvorm
-from kvorm import ANY, Store, StoreTimeoutError, StoreUnavailableError
-from kvorm.testing.proxy import FlakyProxy
+from kvorm import (
+    ANY,
+    Bucket,
+    BucketNotFoundError,
+    Key,
+    KvormError,
+    Model,
+    Store,
+    StoreTimeoutError,
+    StoreUnavailableError,
+)
+from kvorm.testing.proxy import Direction, FlakyProxy
 from kvorm.testing.servers import NatsServer
 from tests.faults.one_server import naive_retry, network_faults
 from tests.faults.outage import server_down
+from tests.faults.watching import ignore, raw
 from tests.faults.workload import Account, Bank, Outcome, run, with_kvorm
 
 SECONDS = 8
@@ -152,6 +164,77 @@ async def test_a_half_open_network_is_noticed(server: NatsServer, proxy: FlakyPr
         account.balance = 7
         await accounts.save(account)
         assert (await accounts.get("a0")).balance == 7
+
+
+async def test_what_waits_for_a_connection_is_not_written_into_another_bucket(
+    server: NatsServer, proxy: FlakyProxy
+) -> None:
+    """A bucket that was made anew meanwhile counts its revisions from 1 again."""
+    client = await nats.connect(proxy.url, max_reconnect_attempts=-1, reconnect_time_wait=0.05, error_cb=ignore)
+    async with kvorm.connect(server.url) as admin, kvorm.NatsStore(client) as store, raw(server.url) as server_itself:
+        theirs, ours = admin.repository(Seat), store.repository(Seat)
+        await theirs.save(Seat(id="1"))
+        seat = await ours.get("1")
+        proxy.swallow(*Direction)
+        proxy.cut()
+        await eventually(lambda: client.is_reconnecting)
+        seat.guest = "Ada"
+        async with asyncio.TaskGroup() as tasks:
+            saving = tasks.create_task(outcome_of(ours.save(seat)))
+            await server_itself.call("STREAM.DELETE.KV_seats")
+            await admin.ensure(theirs)
+            await theirs.save(Seat(id="1", guest="Bob"))
+            proxy.swallow()
+            proxy.cut()
+        assert isinstance(saving.result(), BucketNotFoundError)
+        assert (await ours.get("1")).guest == "Bob"
+    await client.close()
+
+
+class Seat(Model, bucket="seats"):
+    id: Key[str]
+    guest: str = ""
+
+
+class Lease(Model, bucket=Bucket("leases", ttl=timedelta(seconds=1), marker_ttl=timedelta(seconds=1))):
+    id: Key[str]
+
+
+@pytest.mark.parametrize("forgets", [False, True])
+async def test_what_expired_before_its_answer_came_is_not_stored_again(
+    server: NatsServer, proxy: FlakyProxy, forgets: bool
+) -> None:
+    """It is told as unknown: the server forgets operation ids with its entries, at the latest (W1, W3)."""
+    async with kvorm.connect(server.url) as admin, kvorm.connect(proxy.url, timeout=timedelta(seconds=20)) as store:
+        seen, leases = admin.repository(Lease), store.repository(Lease)
+        assert await seen.count() == await leases.count() == 0
+        proxy.swallow(Direction.TO_CLIENT)
+        async with asyncio.TaskGroup() as tasks:
+            saving = tasks.create_task(outcome_of(leases.save(Lease(id="a"))))
+            async with asyncio.timeout(10):
+                while not await seen.history("a"):  # noqa: ASYNC110
+                    await asyncio.sleep(0.02)
+                while await seen.history("a"):  # noqa: ASYNC110
+                    await asyncio.sleep(0.1)
+            if forgets:
+                await asyncio.to_thread(server.kill)
+                await asyncio.to_thread(server.start)
+            proxy.swallow()
+        assert isinstance(saving.result(), StoreTimeoutError)
+        assert await leases.history("a") == []
+
+
+async def outcome_of(save: Awaitable[int]) -> int | KvormError:
+    try:
+        return await save
+    except KvormError as error:
+        return error
+
+
+async def eventually(holds: Callable[[], bool]) -> None:
+    async with asyncio.timeout(10):
+        while not holds():  # noqa: ASYNC110
+            await asyncio.sleep(0.01)
 
 
 async def until_connected(store: Store) -> None:

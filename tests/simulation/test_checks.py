@@ -13,7 +13,7 @@ KEY = "a.1"
 
 
 def truth(*written: Written) -> Truth:
-    return Truth([Life(0.0, NEVER, written)])
+    return Truth([Life("", 0.0, NEVER, written)])
 
 
 ONE = Written(KEY, 1, "x", 1.0)

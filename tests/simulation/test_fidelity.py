@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+from collections.abc import Sequence
 from random import Random
 from typing import Any
 
@@ -150,6 +151,57 @@ async def consumed(client: Client, policy: str, filter_: str, first: int) -> Ans
     return policy, filter_, created, got, deleted
 
 
+BATCHES = {
+    "whole": [1, 2, 3, 4, 5, "end 6"],
+    "one is lost": [1, 2, 4, 5, "end 6"],
+    "the first is lost": [2, 3, "end 4"],
+    "the last is lost": [1, 2, "end 4"],
+    "without an end": [1, 2, 3],
+    "one is refused": [1, "large 2", 3, 4, "end 5"],
+    "the first is refused": ["large 1", 2, "end 3"],
+}
+
+
+async def play_batches(url: str, *, allowed: bool) -> dict[str, object]:
+    """Send messages of batches; return what was answered, and what is stored."""
+    client = Client()
+    await client.connect(url, allow_reconnect=False)
+    told: dict[str, object] = {}
+    try:
+        config = {**to_stream(Bucket("b", history=64, max_value_bytes=100), (2, 15, 0)), "allow_batched": allowed}
+        await ask(client, f"{API}.STREAM.CREATE.KV_b", config)
+        for name, steps in BATCHES.items():
+            told[name] = await batch(client, steps)
+        told["stored"] = await ask(client, f"{API}.STREAM.INFO.KV_b", {"subjects_filter": ">"})
+        await ask(client, f"{API}.STREAM.DELETE.KV_b", b"")
+    finally:
+        await client.close()
+    return told
+
+
+async def batch(client: Client, steps: Sequence[int | str]) -> list[object]:
+    """Send one; return the answers but for those that only tell how far it is: the server is free when to send them."""
+    inbox = client.new_inbox()
+    subscription = await client.subscribe(f"{inbox}.>")
+    for step in steps:
+        kind, number = str(step).split() if isinstance(step, str) else ("", step)
+        operation = 3 if kind == "end" else int(str(number) != "1")
+        data = {"end": b"", "large": b"x" * 1_000}.get(kind, b"1")
+        await client.publish(f"$KV.b.k{number}", data, reply=f"{inbox}.2.fail.{number}.{operation}.$FI")
+    told: list[object] = []
+    # A stream answers in order.
+    await client.publish("$KV.b.over", b"", reply=f"{inbox}.over")
+    async for message in subscription.messages:
+        if message.subject.endswith(".over"):
+            break
+        answer = json.loads(message.data)
+        if answer.get("type") != "ack":
+            answer.pop("batch", None)
+            told.append((message.subject.removeprefix(inbox), answer))
+    await subscription.unsubscribe()
+    return told
+
+
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Any:
     with NatsServer(tmp_path_factory.mktemp("fidelity")) as running:
@@ -167,3 +219,14 @@ def test_the_same_answers(server: NatsServer, seed: int) -> None:
     real = asyncio.run(play(server.url, seed))
     for ours, theirs in zip(simulated, real, strict=True):
         assert ours == theirs
+
+
+@pytest.mark.parametrize("allowed", [True, False])
+def test_the_same_answers_to_batches(server: NatsServer, allowed: bool) -> None:
+    loop = VirtualLoop()
+    try:
+        world = World(loop, Random(0), nodes=1)
+        simulated = loop.run_until_complete(play_batches(world.urls[0], allowed=allowed))
+    finally:
+        loop.close()
+    assert simulated == asyncio.run(play_batches(server.url, allowed=allowed))

@@ -26,7 +26,9 @@ def test_an_entry_is_due_at_the_end_of_its_lifetime() -> None:
 
 
 def test_only_what_nothing_tells_of_is_noted() -> None:
-    loud, history = Bucket("b", ttl=SECOND, marker_ttl=SECOND), Bucket("b", marker_ttl=SECOND, history=2)
+    minute = 60 * SECOND
+    loud, history = Bucket("b", ttl=SECOND, marker_ttl=minute), Bucket("b", marker_ttl=minute, history=2)
+    hasty = Bucket("b", ttl=SECOND, marker_ttl=SECOND)
     lifetimes = Lifetimes()
     for raw, settings in [
         (entry(), Bucket("b")),
@@ -37,7 +39,12 @@ def test_only_what_nothing_tells_of_is_noted() -> None:
     ]:
         lifetimes.note(raw, "held", settings)
         assert not lifetimes
-    for raw, settings in [(entry(), SILENT), (entry(ttl=SECOND), Bucket("b")), (entry(ttl=SECOND), history)]:
+    for raw, settings in [
+        (entry(), SILENT),
+        (entry(ttl=SECOND), Bucket("b")),
+        (entry(ttl=SECOND), history),
+        (entry(), hasty),
+    ]:
         lifetimes.note(raw, "held", settings)
         assert len(lifetimes.take_due(9)) == 1
 

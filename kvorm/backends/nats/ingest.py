@@ -21,7 +21,7 @@ from kvorm.backends.nats.direct import Received
 from kvorm.backends.nats.link import JetStreamError, Link
 from kvorm.backends.nats.requests import NoRespondersError, Part, UnansweredError, result
 from kvorm.entry import ANY
-from kvorm.errors import StoreError, StoreTimeoutError, StoreUnavailableError
+from kvorm.errors import StoreClosedError, StoreError, StoreTimeoutError, StoreUnavailableError
 
 _BATCHES_DISABLED: Final = 10205
 _BATCH_UNKNOWN: Final = 10208
@@ -31,6 +31,10 @@ _TOLD_EVERY: Final = 100
 _START, _APPEND, _END = 0, 1, 3
 _GRACE_SECONDS: Final = 1.0
 """How long the end of a batch is waited for that the server says it does not know (any more)."""
+
+
+_MAYBE_STORED: Final = (StoreTimeoutError, StoreClosedError)
+"""What leaves open whether it is stored."""
 
 
 class Target(Protocol):
@@ -70,17 +74,14 @@ class Ingest:
         start = 0
         while start < len(pairs):
             end = _before_repeat(pairs, start)
-            failed: dict[int, Exception] = {}
-
-            def told(index: int, outcome: int | Exception, failed: dict[int, Exception] = failed) -> None:
-                if isinstance(outcome, Exception):
-                    failed[index] = outcome
-
+            outcomes: dict[int, int | Exception] = {}
             puts = (Put(index, *pairs[index], ANY, "") for index in range(start, end))
-            await self._target.put_many(puts, deadline=Deadline(timedelta(seconds=deadline.remaining())), told=told)
-            if failed:
-                first = min(failed)
-                raise LoadError(first) from failed[first]
+            budget = Deadline(timedelta(seconds=deadline.remaining()))
+            await self._target.put_many(puts, deadline=budget, told=outcomes.__setitem__)
+            for index in range(start, end):
+                outcome = outcomes.pop(index)
+                if isinstance(outcome, Exception):
+                    raise LoadError(index) from _stopped(outcome, outcomes.values(), deadline)
             start = end
 
     async def by_batches(self, pairs: Sequence[Pair], deadline: Deadline) -> None:
@@ -238,6 +239,18 @@ def _before_repeat(pairs: Sequence[Pair], start: int) -> int:
             return index
         seen.add(pairs[index].raw_key)
     return len(pairs)
+
+
+def _stopped(cause: Exception, behind: Iterable[int | Exception], deadline: Deadline) -> Exception:
+    """Return why a load stopped, where what became of those behind the first that was not stored may be more."""
+    if isinstance(cause, _MAYBE_STORED) or not any(isinstance(one, (int, *_MAYBE_STORED)) for one in behind):
+        return cause
+    stopped = StoreTimeoutError(
+        f"behind the first that could not be stored some may be: read their keys, or load them again ({cause})",
+        timeout=deadline.timeout,
+    )
+    stopped.__cause__ = cause
+    return stopped
 
 
 def _unknown(error: Exception, deadline: Deadline) -> StoreTimeoutError:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
 from contextlib import aclosing, suppress
-from typing import Any, Final
+from typing import Any, Final, TypeAlias
 
 import msgspec
 import nats.errors
@@ -41,6 +41,9 @@ LONGEST_PATIENCE: Final = 2.0
 
 _RETRY_SECONDS: Final = 0.1
 _NO_JETSTREAM: Final = (10039, 10076)
+
+Check: TypeAlias = Callable[[Deadline], Awaitable[None]]
+"""Raises what says that something is not to be done any more."""
 
 
 class JetStreamError(Exception):
@@ -137,10 +140,12 @@ class Link:
         deadline: Deadline,
         headers: Mapping[str, str] | None = None,
         patience: float = FIRST_PATIENCE,
+        check: Check | None = None,
     ) -> Received:
         """Send a request once, as soon as the connection is up, and return its one answer.
 
-        It may take `patience` seconds, and never more than is left.
+        It may take `patience` seconds, and never more than is left. Where the connection had to be waited for, `check`
+        says whether it may still be sent.
 
         Raises:
             UnansweredError: sent, and no answer came: it may have been done.
@@ -150,6 +155,9 @@ class Link:
         while True:
             if self._closed or not self.client.is_connected:
                 await self.ready(deadline)
+                if check is not None:
+                    await check(deadline)
+                    continue
             seconds = min(patience, deadline.remaining())
             if not seconds:
                 raise StoreUnavailableError(f"{_seconds(deadline)} s were over; nothing was sent")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from contextlib import aclosing
+from datetime import timedelta
 from typing import Any, NamedTuple
 
 import msgspec
@@ -38,6 +39,7 @@ class OpenedStream:
         allows_direct: whether replicas answer reads.
         is_nearest: whether a single read may be answered by any replica.
         allows_batches: whether it takes fast-ingest batches.
+        remembers_seconds: how long it knows the operation id of a write.
     """
 
     def __init__(self, link: Link, incarnation: str, config: Mapping[str, Any], settings: Bucket, reads: Reads) -> None:
@@ -59,6 +61,7 @@ class OpenedStream:
         self._prefix = f"$KV.{settings.name}."
         self._written_prefix = f"{self.link.subject_root}.{settings.name}."
         limit: int = config.get("max_msg_size", -1)
+        self.remembers_seconds = config.get("duplicate_window", 0) / 1e9
         self._max_message_bytes = limit if limit > 0 else None
 
     def outdate(self) -> None:
@@ -204,6 +207,12 @@ class OpenedStream:
             ) from error
 
     # Whether it is still the same
+
+    def lasts(self, headers: Mapping[str, str]) -> timedelta | None:
+        """Return how long a message, or the marker of its end, is there at least; None: as long as nobody erases it."""
+        settings = self.settings
+        lifetime = message.lifetime(message.ttl(headers), settings.ttl)
+        return lifetime if settings.marker_ttl is None else min(lifetime or settings.marker_ttl, settings.marker_ttl)
 
     async def explain_silence(self, subject: str, deadline: Deadline) -> None:
         """Nobody listens on a subject of the stream: return after a moment if it only lacks a leader.

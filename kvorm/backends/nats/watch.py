@@ -271,11 +271,13 @@ class NatsWatch(Generic[C]):
         Raises:
             BucketNotFoundError: it is gone.
         """
-        doubt = Deadline(_DOUBT)
+        doubt: Deadline | None = None
         while True:
             state = await self._stream.state(deadline)
             if state is not None and (state.last >= self._position or not state.replicated):
                 return state
+            # From its first answer on: the question itself may take long.
+            doubt = doubt or Deadline(_DOUBT)
             if doubt.passed:
                 break
             await asyncio.sleep(_RETRY_SECONDS)

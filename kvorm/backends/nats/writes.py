@@ -7,6 +7,7 @@ never sent again once it may have arrived.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from datetime import timedelta
 from typing import Final, NamedTuple, Protocol
 
 from kvorm.backends import message
@@ -54,7 +55,13 @@ class Begun(NamedTuple):
 
 
 class Reader(Protocol):
-    """What finding out needs to read, from the leader."""
+    """What finding out needs to read, from the leader, and to know of the stream.
+
+    Attributes:
+        remembers_seconds: how long it knows the operation id of a write.
+    """
+
+    remembers_seconds: float
 
     async def latest(self, subject: str, deadline: Deadline) -> replies.StoredMessage | None:
         """Return the newest message of a subject."""
@@ -70,6 +77,10 @@ class Reader(Protocol):
 
     async def explain_silence(self, subject: str, deadline: Deadline) -> None:
         """Return after a moment if the stream lacks a leader, raise if it is gone."""
+        ...
+
+    def lasts(self, headers: Mapping[str, str]) -> timedelta | None:
+        """Return how long a message, or the marker of its end, is there at least; None: as long as nobody erases it."""
         ...
 
 
@@ -106,6 +117,7 @@ class Writer:
             JetStreamError: refused for another reason; nothing was stored.
             StoreUnavailableError: not stored.
             StoreClosedError: the connection was closed; it may be stored if it had been sent.
+            BucketNotFoundError: the bucket is gone, or another one; nothing is stored there.
         """
         if begun is None:
             server = self._link.server_id
@@ -175,7 +187,12 @@ class Writer:
                     answer = result(first.answer)
                 else:
                     answer = await self._link.send(
-                        write.subject, write.data, deadline=deadline, headers=write.headers, patience=patience
+                        write.subject,
+                        write.data,
+                        deadline=deadline,
+                        headers=write.headers,
+                        patience=patience,
+                        check=self._reader.check_same_life,
                     )
             except NoRespondersError:
                 # Never stored: no stream listens (0 of 150 in nats.md).
@@ -205,6 +222,10 @@ class Writer:
         latest = await self._reader.latest(write.subject, deadline)
         if latest is not None and _is(latest, write):
             return latest.sequence
+        lasts = self._reader.lasts(write.headers)
+        if lasts is not None and deadline.spent() >= lasts.total_seconds():
+            # What was written since may have expired without a trace.
+            return await self._ask_by_id(write, server, deadline)
         if (latest.sequence if latest else 0) == expected:
             # Nobody wrote since: should the first one still arrive, only one of the two meets the expectation.
             return _Again()
@@ -225,8 +246,9 @@ class Writer:
             answered = await self._probe(write.subject, sent_id, deadline)
             if answered is not None:
                 return answered
-        # "No" counts only if the memory that says so is the one that would have learned of the write.
-        if server == self._link.server_id and await self._can_probe(deadline):
+        # "No" counts only if the memory that says so would have learned of the write, and would know it still.
+        remembered = server == self._link.server_id and deadline.spent() < self._reader.remembers_seconds
+        if remembered and await self._can_probe(deadline):
             return None
         raise StoreTimeoutError("the server cannot tell any more", timeout=deadline.timeout)
 

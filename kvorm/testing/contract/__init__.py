@@ -138,6 +138,7 @@ CHECKS: Final[tuple[Check, ...]] = (
     foreign.r8_raw_keys_of_kvorm_itself_are_invisible,
     expiry.e1_a_lifetime_ends_in_a_marker,
     expiry.e1_an_expired_key_can_be_created_in_every_way,
+    expiry.e1_what_is_created_anew_expires_as_well,
     expiry.e2_an_older_revision_never_comes_back,
     expiry.e2_a_deleted_key_does_not_come_back,
     wire.i1_values_are_plain_json,

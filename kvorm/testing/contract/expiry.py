@@ -83,6 +83,19 @@ async def e1_an_expired_key_can_be_created_in_every_way(harness: Harness) -> Non
     assert await orders.count() == 4
 
 
+async def e1_what_is_created_anew_expires_as_well(harness: Harness) -> None:
+    """Over the marker of its expiry, which the bucket still keeps: there is one marker again, a newer one."""
+    orders = await new_orders(harness, ttl=TTL, marker_ttl=LONG_MARKER_TTL, history=3)
+    await orders.save(Order(tenant="acme", id=1))
+    await _expired(harness, orders, 1)
+    revision = await orders.save(Order(tenant="acme", id=1, note="anew"))
+    assert len(await orders.history("acme", 1)) == 2
+    await _expired(harness, orders, 1)
+    (marker,) = await orders.history("acme", 1)
+    assert marker.revision > revision
+    assert [one.revision for one in await harness.messages(orders.bucket.name)] == [marker.revision]
+
+
 async def e2_an_older_revision_never_comes_back(harness: Harness) -> None:
     """With a history the whole of it goes, nothing of it is found again under any name."""
     orders = await new_orders(harness, ttl=TTL, marker_ttl=LONG_MARKER_TTL, history=5)

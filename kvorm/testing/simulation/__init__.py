@@ -7,5 +7,6 @@ from __future__ import annotations
 
 from kvorm.testing.simulation.checks import Violation
 from kvorm.testing.simulation.history import Report, run
+from kvorm.testing.simulation.traits import Traits
 
-__all__ = ["Report", "Violation", "run"]
+__all__ = ["Report", "Traits", "Violation", "run"]

@@ -30,6 +30,8 @@ UNAVAILABLE: Final = Refusal(503, 10008, "JetStream system temporarily unavailab
 IN_PROCESS: Final = Refusal(400, 10158, "expected last sequence mismatch: message is already in process")
 CONCURRENT: Final = Refusal(400, 10164, "wrong last sequence")
 TOO_LARGE: Final = Refusal(400, 10054, "message size exceeds maximum allowed")
+BATCHES_DISABLED: Final = Refusal(400, 10205, "batch publish is disabled")
+BATCH_UNKNOWN: Final = Refusal(400, 10208, "batch publish ID unknown")
 FULL: Final = Refusal(400, 10077, "maximum bytes exceeded")
 
 

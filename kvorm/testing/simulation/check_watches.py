@@ -8,19 +8,23 @@ from itertools import pairwise
 from kvorm.keys import matches
 from kvorm.testing.simulation.checks import Violation
 from kvorm.testing.simulation.record import Event, Record, Seen, Told, Watching
-from kvorm.testing.simulation.truth import SLACK, Life, Truth
+from kvorm.testing.simulation.truth import NEVER, SLACK, Life, Truth, Written
 
 
 def check_watches(record: Record, truth: Truth) -> Iterator[Violation]:
     """S1-S5: ordered, unique, true, complete, and caught up once per start."""
     for watch in record.watches:
         if watch.ended:
+            if watch.not_there and truth.was_gone(watch.start, watch.ended_at):
+                continue
             yield Violation("S6", f"watch {watch.name} ended: {watch.ended}")
             continue
         parts = _between_resets(watch.events)
         for number, part in enumerate(parts):
             yield from _check_order(watch, part)
-            yield from _check_caught_up(watch, part, is_last=number == len(parts) - 1)
+            # Its reader may have left it just after a reset.
+            is_last = number == len(parts) - 1 and not (number and watch.stopped)
+            yield from _check_caught_up(watch, part, is_last=is_last)
         yield from _check_truth(watch, truth)
         if truth.lives:
             if not watch.stopped:
@@ -99,10 +103,16 @@ def _check_initial(watch: Watching, part: Sequence[Event], life: Life) -> Iterat
         before = [one for one in written if one.at <= watch.start - SLACK and one.gone > watch.start]
         if not before or not matches(watch.filter, key) or before[-1].revision <= watch.since:
             continue
-        if any(one.gone <= part[end].at for one in written[-1:]):
-            continue  # it expired meanwhile
+        if _was_away([one for one in written if one.revision >= before[-1].revision], part[end].at):
+            continue
         if told.get(key, 0) < before[-1].revision:
             yield Violation("S4", f"watch {watch.name} had caught up before it told of {before[-1]}")
+
+
+def _was_away(written: Sequence[Written], until: float) -> bool:
+    """Tell whether nothing of a key was there at some moment: it expired."""
+    following = [*(one.at for one in written[1:]), NEVER]
+    return any(one.gone <= until and one.gone < next_ - SLACK for one, next_ in zip(written, following, strict=True))
 
 
 def check_views(record: Record) -> Iterator[Violation]:

@@ -7,7 +7,7 @@ the log has under it, and with when it came there.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import NamedTuple
 
 from kvorm.testing.simulation.record import Call, Outcome, Record
@@ -16,7 +16,10 @@ from kvorm.testing.simulation.truth import SLACK, Truth, Written
 _SLOW: float = 0.7
 """Seconds that a call may take beyond its budget: the last answer is waited for in steps."""
 
-_WRITES = ("save", "delete", "purge")
+_NEWS_SECONDS: float = 0.5
+"""How long a store may take to learn that a bucket was made anew."""
+
+_WRITES = ("save", "delete", "purge", "load")
 
 
 class Violation(NamedTuple):
@@ -42,7 +45,9 @@ def check_writes(record: Record, truth: Truth) -> Iterator[Violation]:
     for call in record.calls:
         if call.kind not in _WRITES:
             continue
-        if call.outcome is Outcome.DONE:
+        if call.kind == "load" and call.outcome is Outcome.DONE:
+            yield from _check_loaded(call, truth)
+        elif call.outcome is Outcome.DONE:
             yield from _check_stored(call, truth)
             if call.tag is None and len(truth.lives) == 1:
                 marked[call.revision] += 1
@@ -64,15 +69,24 @@ def _check_stored(call: Call, truth: Truth) -> Iterator[Violation]:
     if not found:
         yield Violation("W1", f"nothing of it is stored at that revision: {call}")
         return
-    life, one = found[-1]
+    # Another life may have a like marker at that revision.
+    life, one = next((each for each in found if call.start <= each[1].at <= call.end), found[-1])
     if not call.start - SLACK <= one.at <= call.end + SLACK and call.tag is not None and not call.own:
         yield Violation("W1", f"it was stored at {one.at:.4f}, outside the call: {call}")
-    if call.expected is None:
+    if call.expected is None or _crossed(call, truth):
         return
     before = [other for other in life.by_key[call.key] if other.revision < one.revision]
     latest = before[-1] if before and before[-1].gone >= one.at - SLACK else None
-    if not _meets(latest, call.expected, call.own):
+    if not _meets(latest, life.created, call):
         yield Violation("W4", f"it was stored over {latest}: {call}")
+
+
+def _check_loaded(call: Call, truth: Truth) -> Iterator[Violation]:
+    if not any(
+        one.tag == call.tag and one.key == call.key and call.start - SLACK <= one.at <= call.end + SLACK
+        for one in truth.written()
+    ):
+        yield Violation("W1", f"it was not stored during the call: {call}")
 
 
 def _check_refused(call: Call, truth: Truth) -> Iterator[Violation]:
@@ -80,18 +94,26 @@ def _check_refused(call: Call, truth: Truth) -> Iterator[Violation]:
         if call.kind == "save":
             yield Violation("W4", f"a write with ANY was refused: {call}")
         return
+    if _crossed(call, truth):
+        return
     states = truth.states(call.key, call.start, call.end)
-    if all(_meets(state.latest, call.expected, call.own) for state in states):
+    if all(_meets(state.latest, state.life, call) for state in states):
         yield Violation("W5", f"nothing contradicted what it expected: {call}")
 
 
-def _meets(latest: Written | None, expected: int, own: frozenset[str]) -> bool:
-    """Whether a write with that expectation may be stored over this."""
-    if latest is not None and latest.tag is not None and latest.tag in own:
+def _crossed(call: Call, truth: Truth) -> bool:
+    """Whether a write was on its way when its store could not know yet that there is another bucket now."""
+    return any(call.start - _NEWS_SECONDS <= life.start <= call.end for life in truth.lives[1:])
+
+
+def _meets(latest: Written | None, life: str, call: Call) -> bool:
+    """Whether a write may be stored over this, in this life of the bucket: in another one it was never saved."""
+    is_known = call.life in ("", life)
+    if is_known and latest is not None and latest.tag is not None and latest.tag in call.own:
         return True
-    if expected == 0:
-        return latest is None or latest.tag is None
-    return latest is not None and latest.revision == expected
+    if call.expected == 0 or not is_known:
+        return call.kind == "save" and (latest is None or latest.tag is None)
+    return latest is not None and latest.revision == call.expected
 
 
 def check_reads(record: Record, truth: Truth) -> Iterator[Violation]:
@@ -102,12 +124,31 @@ def check_reads(record: Record, truth: Truth) -> Iterator[Violation]:
             yield from _check_floor(call, newest)
         if call.outcome not in (Outcome.DONE, Outcome.ABSENT):
             continue
-        if call.kind in ("get", "delete", "purge") and not call.nearest:
-            yield from _check_get(call, truth)
-        elif call.kind == "history" and not call.nearest:
+        yield from _check_read(call, truth, newest)
+
+
+def _check_read(call: Call, truth: Truth, newest: Mapping[tuple[int, str], int]) -> Iterator[Violation]:
+    match call.kind:
+        case "get" | "delete" | "purge":
+            yield from _check_get(call, truth, _since(call, call.key, truth, newest))
+        case "history" if not call.nearest:
             yield from _check_history(call, truth)
-        elif call.kind == "list":
-            yield from _check_list(call, truth)
+        case "list":
+            for key in {*truth.keys, *(one.key for one in call.seen)}:
+                yield from _check_listed(call, key, truth, _since(call, key, truth, newest))
+        case _:
+            pass
+
+
+def _since(call: Call, key: str, truth: Truth, newest: Mapping[tuple[int, str], int]) -> float:
+    """Return the earliest moment that a call may answer as of, for one key.
+
+    Its start; where any replica may answer, the moment of what this store knew to be stored.
+    """
+    if not call.nearest:
+        return call.start
+    known = truth.lives[0].at(newest.get((call.client, key), 0)) if len(truth.lives) == 1 else None
+    return known.at if known is not None else 0.0
 
 
 def _check_floor(call: Call, newest: dict[tuple[int, str], int]) -> Iterator[Violation]:
@@ -124,8 +165,8 @@ def _check_floor(call: Call, newest: dict[tuple[int, str], int]) -> Iterator[Vio
         newest[place] = max(call.revision, newest.get(place, 0))
 
 
-def _check_get(call: Call, truth: Truth) -> Iterator[Violation]:
-    states = [state.latest for state in truth.states(call.key, call.start, call.end)]
+def _check_get(call: Call, truth: Truth, since: float) -> Iterator[Violation]:
+    states = [state.latest for state in truth.states(call.key, since, call.end)]
     if call.kind != "get":
         if call.outcome is Outcome.ABSENT and all(one is not None and one.tag is not None for one in states):
             yield Violation("R1", f"the key was there all the time: {call}")
@@ -148,24 +189,19 @@ def _check_history(call: Call, truth: Truth) -> Iterator[Violation]:
         yield Violation("R4", f"at no moment that was all that was kept: {call}; it was {possible}")
 
 
-def _check_list(call: Call, truth: Truth) -> Iterator[Violation]:
-    """R5: all that were live throughout, none that was never live, each once."""
-    listed = Counter(one.key for one in call.seen)
-    for key, times in listed.items():
-        if times > 1:
-            yield Violation("R5", f"{key} came {times} times: {call}")
-    for key in {*truth.keys, *listed}:
-        live = [state.latest for state in truth.states(key, call.start, call.end)]
-        live = [one if one is not None and one.tag is not None else None for one in live]
-        if key not in listed and all(live):
-            yield Violation("R5", f"{key} was live all the time: {call}")
-        if key in listed and not any(live):
-            yield Violation("R5", f"{key} was never live: {call}")
-    for one in call.seen:
-        if one.revision and not any(
-            state.latest is not None and state.latest.seen == one
-            for state in truth.states(one.key, call.start, call.end)
-        ):
+def _check_listed(call: Call, key: str, truth: Truth, since: float) -> Iterator[Violation]:
+    """R5: what was live throughout, not what was never live, once."""
+    told = [one for one in call.seen if one.key == key]
+    live = [state.latest for state in truth.states(key, since, call.end)]
+    live = [one if one is not None and one.tag is not None else None for one in live]
+    if not told and all(live):
+        yield Violation("R5", f"{key} was live all the time: {call}")
+    if told and not any(live):
+        yield Violation("R5", f"{key} was never live: {call}")
+    if len(told) > 1:
+        yield Violation("R5", f"{key} came {len(told)} times: {call}")
+    for one in told:
+        if one.revision and not any(latest is not None and latest.seen == one for latest in live):
             yield Violation("R5", f"{one} was at no moment the latest: {call}")
 
 
@@ -174,8 +210,8 @@ def check_errors(record: Record) -> Iterator[Violation]:
     for call in record.calls:
         if call.outcome is Outcome.FAILED:
             yield Violation("errors", f"{call}")
-        # A list has its budget for each portion.
-        if call.kind not in ("list", "count") and call.end - call.start > record.budget + _SLOW:
+        # A list and a load have their budget for each portion.
+        if call.kind not in ("list", "count", "load") and call.end - call.start > record.budget + _SLOW:
             yield Violation("budget", f"it took {call.end - call.start:.2f} s of {record.budget:g} s: {call}")
         if (
             call.outcome is not Outcome.DONE

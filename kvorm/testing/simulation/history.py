@@ -16,7 +16,7 @@ from unittest.mock import patch
 from nats.aio import client as nats_client
 
 import kvorm
-from kvorm import Bucket, Repository, View
+from kvorm import Bucket, Repository, View, lifetimes
 from kvorm.testing.simulation.check_watches import check_views, check_watches
 from kvorm.testing.simulation.checks import Violation, check_errors, check_leaks, check_reads, check_writes
 from kvorm.testing.simulation.loop import HungError, VirtualLoop
@@ -66,11 +66,11 @@ class Report:
 def run(seed: int, *, replicas: int | None = None, traits: Traits | None = None) -> Report:
     """Run the history of a seed and check it; the same seed gives the same report.
 
-    `replicas` is 1 or 3; None lets the seed decide.
+    `replicas` is 1 or 3; where it, or `traits`, is None the seed decides.
     """
     random = Random(seed)
     copies = random.choice([1, 3])
-    history = History(seed, random, replicas or copies, traits or Traits())
+    history = History(seed, random, replicas or copies, traits or Traits.drawn(seed))
     loop = VirtualLoop()
     with _seeded(seed, loop):
         try:
@@ -88,8 +88,8 @@ def _seeded(seed: int, loop: VirtualLoop) -> Generator[None, None, None]:
     before = module_random.getstate()
     module_random.seed(seed)
     try:
-        # nats-py times its tries to reconnect by this module and not by its event loop.
-        with patch.object(nats_client, "time", loop):
+        # nats-py times its tries to reconnect by this module and not by its event loop; a view's lifetimes are dates.
+        with patch.object(nats_client, "time", loop), patch.object(lifetimes, "utc_now", loop.utc):
             yield
     finally:
         module_random.setstate(before)
@@ -139,6 +139,8 @@ class History:
             # With the whole budget there is: some of these calls are no part of the history.
             repositories = [items(store, self._bucket, timeout) for store in stores]
             await stores[0].ensure(repositories[0])
+            if not self._traits.batches:
+                world.refuse_batches()
             clients = [Client(number, one, record, random, self._traits) for number, one in enumerate(repositories)]
             observers = [Observer(f"watch{number}", one, record, random) for number, one in enumerate(repositories[:2])]
             watching = [asyncio.create_task(observer.run()) for observer in observers]
@@ -179,10 +181,11 @@ class History:
     async def _compare(self, view: View[Item], world: World) -> None:
         """Compare a view with what is stored, at this quiet moment."""
         log = world.jetstream.streams[f"KV_{BUCKET}"].log
-        late = ""
+        late, shown = "", dict[str, str]()
         try:
             async with asyncio.timeout(_RECOVERY_SECONDS):
                 await view.wait_for(log.last_sequence)
+            shown = {f"{one.group}.{one.number}": one.tag for one in view.values()}
         except Exception as error:
             late = repr(error)
         stored: dict[str, str] = {}
@@ -190,7 +193,6 @@ class History:
             last = log.last(subject)
             if last is not None and last.data:
                 stored[subject.removeprefix(f"$KV.{BUCKET}.")] = json.loads(last.data)["tag"]
-        shown = {f"{one.group}.{one.number}": one.tag for one in view.values()}
         self._record.views.append(Viewed(world.loop.time(), shown, stored, late))
 
     async def _look_for_leaks(self, world: World) -> None:
@@ -250,7 +252,7 @@ def _life(stream: SimulatedStream) -> Life:
         for one in log.archive
     ]
     end = NEVER if stream.ended_at is None else stream.ended_at
-    return Life(stream.began_at, end, written(stored, f"$KV.{BUCKET}."))
+    return Life(stream.created, stream.began_at, end, written(stored, f"$KV.{BUCKET}."))
 
 
 def _seconds(moment: datetime) -> float:

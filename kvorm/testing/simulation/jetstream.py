@@ -103,7 +103,8 @@ class JetStream:
             return False
         headers = parse_headers(message.block) if message.block else {}
         for _ in range(self._times("write", may_repeat=False)):
-            stream.write(message.subject, message.data, headers, lambda data: self._reply(message.reply, b"", data))
+            reply = partial(self._reply, message.reply, b"")
+            stream.write(message.subject, message.data, headers, message.reply, reply)
         return True
 
     def _take_question(self, message: Published, verb: str) -> bool:
@@ -356,7 +357,4 @@ def _type(kind: str) -> str:
 def _completed(config: dict[str, Any]) -> dict[str, Any]:
     """Return a configuration with what the server adds."""
     window = config.get("duplicate_window", 120 * _NANOSECONDS)
-    complete = {"mirror_direct": False, "sealed": False, "allow_msg_ttl": False, **config, "duplicate_window": window}
-    # Fast-ingest batches are not simulated.
-    complete.pop("allow_batched", None)
-    return complete
+    return {"mirror_direct": False, "sealed": False, "allow_msg_ttl": False, **config, "duplicate_window": window}

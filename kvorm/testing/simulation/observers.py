@@ -6,7 +6,16 @@ import asyncio
 from random import Random
 from typing import Any
 
-from kvorm import CaughtUp, Entry, KvormError, Repository, Reset, StoreTimeoutError, StoreUnavailableError
+from kvorm import (
+    BucketNotFoundError,
+    CaughtUp,
+    Entry,
+    KvormError,
+    Repository,
+    Reset,
+    StoreTimeoutError,
+    StoreUnavailableError,
+)
 from kvorm.testing.simulation.record import Event, Record, Seen, Told, Watching
 from kvorm.testing.simulation.workload import Item
 
@@ -61,7 +70,9 @@ class Observer:
                 if not watching.events:
                     self._record.watches.remove(watching)
             except KvormError as error:
-                watching.ended = f"{type(error).__name__}: {error}"
+                watching.ended, watching.ended_at = f"{type(error).__name__}: {error}", self._now()
+                if isinstance(error, BucketNotFoundError) and not watching.events:
+                    watching.not_there = True
                 await asyncio.sleep(0.5)
                 since = None
 

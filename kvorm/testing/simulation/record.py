@@ -37,6 +37,7 @@ class Call:
         expected: the revision a write was checked against; 0 where the key had to be absent, None for a write that
             was not checked by its caller.
         own: tags of earlier writes of the same object whose outcome stayed open; it may be stored over them.
+        life: which life of the bucket the revision that it expects is of; "": of that in which it is stored.
         revision: of what was stored.
         seen: what was read, in the order told.
         nearest: whether any replica might answer.
@@ -51,6 +52,7 @@ class Call:
     tag: str | None = None
     expected: int | None = None
     own: frozenset[str] = frozenset()
+    life: str = ""
     revision: int = 0
     seen: list[Seen] = field(default_factory=list[Seen])
     nearest: bool = False
@@ -90,6 +92,8 @@ class Watching:
         history: whether it replays what is kept of each key.
         updates_only: whether it begins with what comes.
         ended: why it ended before it was asked to.
+        ended_at: when that was.
+        not_there: whether it ended as there was no bucket to watch.
     """
 
     name: str
@@ -100,6 +104,8 @@ class Watching:
     filter: str = ">"
     events: list[Event] = field(default_factory=list[Event])
     ended: str = ""
+    ended_at: float = 0.0
+    not_there: bool = False
     stopped: bool = False
     """Whether its reader left it before the end of the history."""
 

@@ -13,6 +13,7 @@ from kvorm.backends import message
 from kvorm.backends.log import Limits, LogFullError, StoredMessage, WrongLastSequenceError
 from kvorm.testing.simulation import answers
 from kvorm.testing.simulation.answers import Refusal
+from kvorm.testing.simulation.batches import REPLY_END, Batches, Step
 from kvorm.testing.simulation.loop import VirtualLoop
 from kvorm.testing.simulation.recorded import RecordedLog
 
@@ -63,8 +64,10 @@ class SimulatedStream:
     followers: list[Replica] = field(default_factory=list[Replica])
     _ids: dict[str, tuple[float, int]] = field(default_factory=dict[str, tuple[float, int]])
     _proposed: deque[Proposal] = field(default_factory=deque[Proposal])
+    _batches: Batches = field(init=False)
 
     def __post_init__(self) -> None:
+        self._batches = Batches(self.name, self._take)
         self.log = RecordedLog(_limits(self.config), self.loop.utc)
         self.began_at = self.loop.time()
         if self.is_replicated:
@@ -83,12 +86,20 @@ class SimulatedStream:
 
     # Writes
 
-    def write(self, subject: str, data: bytes, headers: Mapping[str, str], answer: Answer) -> None:
-        """Take a write, and answer once it is stored or refused."""
+    def write(self, subject: str, data: bytes, headers: Mapping[str, str], reply: str, answer: Answer) -> None:
+        """Take a write, of a batch if its reply subject says so; answer once it is stored or refused."""
         refusal = self._unfit(data, headers)
+        if refusal is None and reply.endswith(REPLY_END) and not self.config.get("allow_batched"):
+            refusal = answers.BATCHES_DISABLED
         if refusal is not None:
             answer(answers.refused(self.name, refusal))
-        elif self.is_replicated:
+        elif reply.endswith(REPLY_END):
+            self._batches.take(Step.of(reply), subject, data, headers, answer)
+        else:
+            self._take(subject, data, headers, answer)
+
+    def _take(self, subject: str, data: bytes, headers: Mapping[str, str], answer: Answer) -> None:
+        if self.is_replicated:
             self._propose(Proposal(subject, data, headers, answer))
         else:
             self._store_alone(subject, data, headers, answer)
@@ -129,6 +140,7 @@ class SimulatedStream:
     def lose_leader(self) -> None:
         """Lose the leader: of what was proposed the first ones are stored, the others never; nobody is told."""
         self.leaderless = True
+        self._batches.forget()
         kept = self.random.randint(0, len(self._proposed))
         for proposal in list(self._proposed)[:kept]:
             self._agreed(proposal)
@@ -139,8 +151,9 @@ class SimulatedStream:
         self.ended_at = self.loop.time()
         self._proposed.clear()
 
-    def forget_ids(self) -> None:
-        """Remember only those ids that stand in what is stored, as after a restart (hazard H5)."""
+    def restart(self) -> None:
+        """Remember only those operation ids that stand in what is stored (hazard H5), and no batch."""
+        self._batches.forget()
         now = self.loop.time()
         self._ids = {
             one.headers[message.OPERATION_ID]: (now, one.sequence)

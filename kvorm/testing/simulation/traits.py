@@ -15,12 +15,14 @@ class Traits:
         made_anew: seconds that the bucket is gone when an administrator deletes it and makes it again; None: it stays.
         nearest: whether any replica answers single reads.
         loads: whether clients load objects, too.
+        batches: whether the bucket takes batches.
     """
 
     lifetime: float | None = None
     made_anew: float | None = None
     nearest: bool = False
     loads: bool = False
+    batches: bool = True
 
     @classmethod
     def drawn(cls, seed: int) -> Traits:
@@ -31,4 +33,5 @@ class Traits:
             made_anew=random.choice([None, None, None, None, 0.0, 0.3]),
             nearest=random.random() < 0.25,
             loads=random.random() < 0.25,
+            batches=random.random() < 0.75,
         )

@@ -40,12 +40,15 @@ class State(NamedTuple):
     start: float
     end: float
     latest: Written | None
+    life: str = ""
+    """In which life of the bucket; none while it was gone."""
 
 
 @dataclass(slots=True)
 class Life:
-    """One life of the bucket."""
+    """One life of the bucket; the server tells it from others by the date of its creation."""
 
+    created: str
     start: float
     end: float
     written: Sequence[Written]
@@ -65,14 +68,14 @@ class Life:
         since, latest = self.start, None
         for one in self.by_key.get(key, ()):
             if latest is not None and latest.gone < one.at - SLACK:
-                yield State(since, latest.gone, latest)
+                yield State(since, latest.gone, latest, self.created)
                 since, latest = latest.gone, None
-            yield State(since, one.at, latest)
+            yield State(since, one.at, latest, self.created)
             since, latest = one.at, one
         if latest is not None and latest.gone < self.end:
-            yield State(since, latest.gone, latest)
+            yield State(since, latest.gone, latest, self.created)
             since, latest = latest.gone, None
-        yield State(since, self.end, latest)
+        yield State(since, self.end, latest, self.created)
 
     def last_revision(self, moment: float) -> int:
         """Return the last revision that was stored by then."""
@@ -116,6 +119,12 @@ class Truth:
             previous = life.end
         if not self.lives or (end > previous and start < NEVER):
             yield State(previous, NEVER, None)
+
+    def was_gone(self, start: float, end: float) -> bool:
+        """Tell whether the bucket was not there at some moment between two."""
+        ends = [0.0, *(life.end for life in self.lives)]
+        begins = [*(life.start for life in self.lives), NEVER]
+        return any(begin > start and gone < end for gone, begin in zip(ends, begins, strict=True) if begin > gone)
 
     def lives_during(self, start: float, end: float) -> list[Life]:
         """Return the lives that the bucket had between two moments."""

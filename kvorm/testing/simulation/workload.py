@@ -24,10 +24,12 @@ from kvorm import (
     Model,
     Repository,
     Store,
+    StoreError,
     StoreTimeoutError,
     StoreUnavailableError,
     revision_of,
 )
+from kvorm.stamp import stamp_of
 from kvorm.testing.simulation.record import Call, Outcome, Record, Seen
 from kvorm.testing.simulation.traits import Traits
 
@@ -90,6 +92,8 @@ class Client:
             (self._save_many, 2),
             (self._update, 2),
         ]
+        if self._traits.loads:
+            calls.append((self._load, 3))
         choices, weights = zip(*calls, strict=True)
         for _ in range(times):
             await asyncio.sleep(self._random.expovariate(1 / _THINK_SECONDS))
@@ -126,7 +130,7 @@ class Client:
     async def _save(self, value: Item, key: tuple[str, int], own: frozenset[str]) -> None:
         value.tag = self._tag()
         async with self._call("save", key, may_cancel=True) as call:
-            call.tag, call.expected, call.own = value.tag, revision_of(value) or 0, own
+            call.tag, call.expected, call.own, call.life = value.tag, revision_of(value) or 0, own, _life_of(value)
             call.revision = await self._items.save(value)
         self._learn(key, value, call)
 
@@ -155,6 +159,7 @@ class Client:
                     tag=value.tag,
                     expected=revision_of(value) or 0,
                     own=own,
+                    life=_life_of(value),
                 )
             )
         try:
@@ -173,6 +178,26 @@ class Client:
             call.end = self._now()
             self._record.calls.append(call)
             self._learn(key, value, call)
+
+    async def _load(self) -> None:
+        """Load some values, a key among them perhaps twice."""
+        keys = self._random.choices(KEYS, k=self._random.randint(1, 4))
+        calls = [Call(self._number, "load", raw(key), self._now(), tag=self._tag()) for key in keys]
+        values = [Item(group=key[0], number=key[1], tag=call.tag or "") for key, call in zip(keys, calls, strict=True)]
+        stored = 0
+        failed = Call(self._number, "load", "", self._now())
+        try:
+            stored = await self._items.load(values)
+        except BucketNotFoundError as error:
+            _note(failed, error)
+        except StoreError as error:
+            stored = error.stored or 0
+            gone = isinstance(error.__cause__, BucketNotFoundError)
+            _note(failed, error.__cause__ if gone else error)
+        for number, call in enumerate(calls):
+            call.end, call.error = self._now(), failed.error
+            call.outcome = Outcome.DONE if number < stored else failed.outcome
+            self._record.calls.append(call)
 
     async def _update(self) -> None:
         key = self._key()
@@ -211,6 +236,7 @@ class Client:
             return
         async with self._call("delete", key, may_cancel=True) as call:
             call.expected, call.own = revision_of(value) or 0, self._open.get(key, frozenset())
+            call.life = _life_of(value)
             call.revision = await self._items.delete(value)
         self._known.pop(key)
         self._open.pop(key, None)
@@ -316,7 +342,7 @@ class Client:
         return f"{self._number}.{self._tags}"
 
 
-def _note(call: Call, error: Exception) -> None:
+def _note(call: Call, error: BaseException | None) -> None:
     """Note how a call failed."""
     call.error = f"{type(error).__name__}: {error}"
     match error:
@@ -336,6 +362,12 @@ def _note(call: Call, error: Exception) -> None:
 
 def _seen(event: Entry[Item] | Marker) -> Seen:
     return Seen(event.raw_key, event.revision, event.value.tag if isinstance(event, Entry) else None)
+
+
+def _life_of(value: Item) -> str:
+    """Return the life of the bucket that the revision of an object is of."""
+    stamp = stamp_of(value)
+    return stamp.incarnation if stamp is not None else ""
 
 
 def _key_of(call: Call) -> tuple[str, int]:

@@ -97,7 +97,7 @@ class World:
             self.jetstream.drop_consumers(lambda _: alone or self.random.random() < 1 / len(self.nodes))
             if alone:
                 for stream in self.jetstream.streams.values():
-                    stream.forget_ids()
+                    stream.restart()
             elif node.name == self.jetstream.leader:
                 self.lose_leader()
             self.loop.call_later(self.random.choice([0.05, 0.5, 2.0]), node.start)
@@ -131,6 +131,12 @@ class World:
         """Let the server forget a consumer."""
         for _ in range(self.jetstream.drop_consumers(lambda _: self.random.random() < 0.5)):
             self.conditions.count("consumer forgotten")
+
+    def refuse_batches(self) -> None:
+        """Let no stream take batches, as on a server before 2.14 or in a bucket of somebody else."""
+        for stream in self.jetstream.streams.values():
+            stream.reconfigure({**stream.config, "allow_batched": False})
+            self.jetstream.advise("UPDATED", stream.name)
 
     def make_anew(self, seconds: float) -> None:
         """Delete every stream and make it again after a while, as an administrator would."""
