@@ -16,7 +16,7 @@ from kvorm.testing.simulation.truth import SLACK, Truth, Written
 _SLOW: float = 0.7
 """Seconds that a call may take beyond its budget: the last answer is waited for in steps."""
 
-_NEWS_SECONDS: float = 0.5
+_NEWS_SECONDS: float = 1.5
 """How long a store may take to learn that a bucket was made anew."""
 
 _WRITES = ("save", "delete", "purge", "load")
