@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from contextlib import aclosing
 from datetime import timedelta
-from itertools import pairwise
 from typing import Any, Final, Generic, NamedTuple, TypeAlias, TypeVar
 
 from pydantic import BaseModel
@@ -106,12 +105,11 @@ class Feed(Generic[M]):
                 if isinstance(events, Interrupted):
                     yield events
                     continue
-                for portion in _apart(events):
-                    while isinstance(portion[0], Reset) and isinstance(
-                        interrupted := await self._attempt(self._reopen()), Interrupted
-                    ):
-                        yield interrupted
-                    yield portion
+                while isinstance(events[0], Reset) and isinstance(
+                    interrupted := await self._attempt(self._reopen()), Interrupted
+                ):
+                    yield interrupted
+                yield events
 
     def is_of_model(self, change: RawChange) -> bool:
         """Whether its key is one of the model."""
@@ -165,10 +163,3 @@ class Feed(Generic[M]):
                 self.revision = revision
             case _:
                 pass
-
-
-def _apart(events: Sequence[RawEvent]) -> Iterator[Sequence[RawEvent]]:
-    """Yield events in portions, so that a Reset is the first one of its portion."""
-    begins = [number for number, event in enumerate(events) if number and isinstance(event, Reset)]
-    for begin, end in pairwise([0, *begins, len(events)]):
-        yield events[begin:end]

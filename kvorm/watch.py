@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections import deque
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Iterator
 from contextlib import suppress
 from datetime import timedelta
 from types import TracebackType
@@ -43,7 +42,7 @@ class Watch(Generic[M]):
         # It does not refer to this object, so that an abandoned watch is collected, and ended, at once.
         self._portions = feed.portions()
         # What has come and is not told yet.
-        self._at_hand: deque[RawEvent] = deque()
+        self._at_hand: Iterator[RawEvent] = iter(())
 
     @property
     def caught_up(self) -> bool:
@@ -68,8 +67,8 @@ class Watch(Generic[M]):
             raise self._feed.error.with_traceback(None)
         while True:
             try:
-                while self._at_hand:
-                    event = self._tell(self._at_hand.popleft())
+                for raw in self._at_hand:
+                    event = self._tell(raw)
                     if event is not None:
                         return event
             except Exception as error:
@@ -81,19 +80,20 @@ class Watch(Generic[M]):
             portion = await anext(self._portions)
             if isinstance(portion, Interrupted):
                 raise asyncio.CancelledError(*portion.args)
-            self._at_hand.extend(portion)
+            self._at_hand = iter(portion)
 
     def _tell(self, raw: RawEvent) -> Event[M] | None:
         """Return what a reader is told of an event; None if that is nothing."""
         feed = self._feed
-        feed.note(raw)
         if isinstance(raw, RawEntry):
+            feed.revision = raw.revision
             try:
                 return feed.typed.entry(raw)
             except DecodeError as error:
                 if feed.is_of_model(raw):
                     left_out(error, self._on_invalid)
                 return None
+        feed.note(raw)
         if isinstance(raw, RawMarker):
             return feed.typed.marker(raw) if feed.is_of_model(raw) else None
         return raw if isinstance(raw, CaughtUp | Reset) else None
@@ -111,7 +111,7 @@ class Watch(Generic[M]):
         """End the watch, also for a task that waits for its next event; nothing stays on the server. Idempotent."""
         await self._feed.aclose()
         self._feed.error = None
-        self._at_hand.clear()
+        self._at_hand = iter(())
         # Raised while another task waits in it: that task ends it.
         with suppress(RuntimeError):
             await self._portions.aclose()

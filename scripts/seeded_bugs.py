@@ -82,7 +82,7 @@ BUGS: Final = [
     Bug(
         "a skipped message is not noticed",
         "backends/nats/consumer.py",
-        "        if told.number != self._delivered:\n            raise GapError",
+        "        if delivered(last).number != self._delivered:\n            raise GapError",
         "",
     ),
     Bug(

@@ -193,7 +193,10 @@ class RawWatch(Protocol):
         ...
 
     async def next_at_hand(self) -> list[RawEvent]:
-        """Return the next event and those behind it that have come already. Raises as __anext__."""
+        """Return the next event and those behind it that have come already; only the first may be a Reset.
+
+        Raises as __anext__.
+        """
         ...
 
     async def aclose(self) -> None:

@@ -22,6 +22,7 @@ from kvorm.backends.base import (
     Replay,
     Told,
 )
+from kvorm.backends.nats.direct import Received
 from kvorm.backends.nats.heads import live_heads, live_keys
 from kvorm.backends.nats.ingest import Ingest
 from kvorm.backends.nats.link import JetStreamError, Link
@@ -29,7 +30,6 @@ from kvorm.backends.nats.many import Many
 from kvorm.backends.nats.opened import OpenedStream
 from kvorm.backends.nats.pipeline import Pipeline
 from kvorm.backends.nats.reading import Reading
-from kvorm.backends.nats.replies import Delivered
 from kvorm.backends.nats.stream import Stream
 from kvorm.backends.nats.watch import NatsWatch, watch_of_headers
 from kvorm.backends.nats.watches import Watches
@@ -137,7 +137,7 @@ class NatsBucket:
             outdate=self.outdate,
         )
 
-    def _watch_of_headers(self, filters: Sequence[str]) -> NatsWatch[Delivered]:
+    def _watch_of_headers(self, filters: Sequence[str]) -> NatsWatch[Received]:
         return watch_of_headers(
             self._watched(filters), incarnation=self.incarnation, watches=self._watches, outdate=self.outdate
         )

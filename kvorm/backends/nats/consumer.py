@@ -19,7 +19,7 @@ import nats.errors
 from kvorm.backends.base import Deadline
 from kvorm.backends.nats.config import nanoseconds
 from kvorm.backends.nats.direct import Received
-from kvorm.backends.nats.replies import Delivered, delivered
+from kvorm.backends.nats.replies import delivered
 from kvorm.backends.nats.stream import Stream
 from kvorm.backends.nats.transport import Listening
 
@@ -65,6 +65,8 @@ class Consumer:
         self._delivered = 0
         self._silent_ticks = 0
         self._unread: deque[Received] = deque()
+        # How many of them are no stored messages.
+        self._signs = 0
         self._arrived = asyncio.Event()
         self._lost = False
         self._now = asyncio.get_running_loop().time
@@ -104,7 +106,7 @@ class Consumer:
         pending: int = info["num_pending"]
         return pending
 
-    async def next(self) -> Delivered | Idle | None:
+    async def next(self) -> Received | Idle | None:
         """Return the next message, what a heartbeat says, or None after a `nudge`.
 
         Raises:
@@ -114,9 +116,10 @@ class Consumer:
             message = await self._take()
             if message is None:
                 return None
-            # Not by the status among the headers: a stored message may have any.
-            if message.reply.startswith(_STORED):
-                return self._deliver(message)
+            if not _is_sign(message):
+                self._count(1, message)
+                return message
+            self._signs -= 1
             headers = message.headers or {}
             # A request of flow control, or a heartbeat which says that the answer to one has been lost.
             asked = message.reply or headers.get(_STALLED)
@@ -125,31 +128,27 @@ class Consumer:
             if not message.reply:
                 return self._idle(headers)
 
-    def at_hand(self) -> list[Delivered]:
+    def at_hand(self) -> list[Received]:
         """Return the next messages that have come, up to where others wait for a turn.
 
         Raises:
             GapError: one was lost; what came before it comes again from another consumer.
         """
-        found: list[Delivered] = []
         unread = self._unread
-        room = -self._delivered % _TURN
-        for _ in range(min(room, len(unread))):
-            if not unread[0].reply.startswith(_STORED):
-                break
-            found.append(delivered(unread.popleft()))
-        self._delivered += len(found)
-        # They come in order, each once, so none is missing before the last one if that has its number.
-        if found and found[-1].number != self._delivered:
-            raise GapError
+        number = min(-self._delivered % _TURN, len(unread))
+        if self._signs:
+            number = next((place for place in range(number) if _is_sign(unread[place])), number)
+        found = [unread.popleft() for _ in range(number)]
+        if found:
+            # They come in order, each once, so none is missing before the last one if that has its number.
+            self._count(len(found), found[-1])
         return found
 
-    def _deliver(self, message: Received) -> Delivered:
-        told = delivered(message)
-        self._delivered += 1
-        if told.number != self._delivered:
+    def _count(self, number: int, last: Received) -> None:
+        """Count messages that were delivered."""
+        self._delivered += number
+        if delivered(last).number != self._delivered:
             raise GapError
-        return told
 
     def _idle(self, headers: Mapping[str, str]) -> Idle:
         if int(headers.get("Nats-Last-Consumer", 0)) != self._delivered:
@@ -221,11 +220,18 @@ class Consumer:
 
     def _receive(self, message: Received) -> None:
         self._silent_ticks = 0
-        # Of heartbeats that nobody reads the last one is enough. They alone want no reply.
         unread = self._unread
-        if message.reply or not unread or unread[-1].reply:
-            unread.append(message)
-        else:
-            unread[-1] = message
+        if not message.reply.startswith(_STORED):
+            # Of heartbeats that nobody reads the last one is enough. They alone want no reply.
+            if not message.reply and unread and not unread[-1].reply:
+                unread.pop()
+                self._signs -= 1
+            self._signs += 1
+        unread.append(message)
         if not self._arrived.is_set():
             self._arrived.set()
+
+
+def _is_sign(message: Received) -> bool:
+    """Whether it is a heartbeat or a request of flow control, and no stored message, which may have any headers."""
+    return not message.reply.startswith(_STORED)

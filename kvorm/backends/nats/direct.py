@@ -179,35 +179,36 @@ class _DirectParser(Parser):
         """Return whether what is left now is for nats-py; otherwise it waits for more to be read."""
         # Slices of bytes are one copy each, those of the bytearray two.
         buffer, stats = bytes(self.buf), self._client.stats
-        find, takers = buffer.find, self._takers
+        find, takers, length, end_size = buffer.find, self._takers, len(buffer), len(_END_BYTES)
         position = messages = size = 0
         try:
             while True:
                 end = find(_END_BYTES, position)
                 if end < 0:
-                    return len(buffer) - position >= MAX_CONTROL_LINE_SIZE
+                    return length - position >= MAX_CONTROL_LINE_SIZE
                 # MSG subject sid [reply] size; HMSG subject sid [reply] header-size size
                 words = buffer[position:end].split()
-                if len(words) < 4:
-                    return True
-                has_headers = words[0] == b"HMSG"
-                if not has_headers and words[0] != b"MSG":
+                number = len(words)
+                if number < 4:
                     return True
                 take = takers.get(int(words[2]))
                 if take is None:
                     return True
-                start = end + len(_END_BYTES)
+                body = start = end + end_size
                 past = start + int(words[-1])
-                if len(buffer) < past + len(_END_BYTES):
+                if length < past + end_size:
                     return False
-                body = start + int(words[-2]) if has_headers else start
-                reply = words[3].decode() if len(words) == 5 + has_headers else ""
-                raw_headers = buffer[start:body] if has_headers else None
-                received = Received(words[1].decode(), reply, raw_headers, buffer[body:past])
-                position = past + len(_END_BYTES)
+                if words[0] == b"MSG":
+                    reply, raw_headers = words[3].decode() if number == 5 else "", None
+                elif words[0] == b"HMSG":
+                    body += int(words[-2])
+                    reply, raw_headers = words[3].decode() if number == 6 else "", buffer[start:body]
+                else:
+                    return True
+                position = past + end_size
                 messages += 1
                 size += past - body
-                take(received)
+                take(Received(words[1].decode(), reply, raw_headers, buffer[body:past]))
         except ValueError:
             return True  # malformed: nats-py says so
         finally:

@@ -13,8 +13,9 @@ from typing import Final
 
 from kvorm.backends import message
 from kvorm.backends.base import RawHead, RawMarker
+from kvorm.backends.nats.direct import Received
 from kvorm.backends.nats.opened import OpenedStream
-from kvorm.backends.nats.replies import Delivered
+from kvorm.backends.nats.replies import delivered, stored
 from kvorm.backends.nats.watch import NatsWatch
 from kvorm.entry import CaughtUp, Reset
 from kvorm.errors import StoreTimeoutError, StoreUnavailableError
@@ -27,17 +28,17 @@ _REASON: Final = message.MARKER_REASON.encode()
 
 
 async def live_keys(
-    watch: NatsWatch[Delivered], stream: OpenedStream, timeout: timedelta
+    watch: NatsWatch[Received], stream: OpenedStream, timeout: timedelta
 ) -> AsyncGenerator[list[str], None]:
     """Yield the raw keys of what is live, each once. Raises as `live_heads`."""
     start = len(stream.subject(""))
     async with aclosing(_live(watch, stream, timeout)) as portions:
         async for portion in portions:
-            yield [delivered.message.subject[start:] for delivered in portion]
+            yield [delivery.subject[start:] for delivery in portion]
 
 
 async def live_heads(
-    watch: NatsWatch[Delivered], stream: OpenedStream, timeout: timedelta
+    watch: NatsWatch[Received], stream: OpenedStream, timeout: timedelta
 ) -> AsyncGenerator[list[RawHead], None]:
     """Yield what is live, each key once, as it is at some time during this; the next portion has `timeout`.
 
@@ -47,12 +48,12 @@ async def live_heads(
     """
     async with aclosing(_live(watch, stream, timeout)) as portions:
         async for portion in portions:
-            yield [_head(delivered, stream) for delivered in portion]
+            yield [_head(delivery, stream) for delivery in portion]
 
 
 async def _live(
-    watch: NatsWatch[Delivered], stream: OpenedStream, timeout: timedelta
-) -> AsyncGenerator[list[Delivered], None]:
+    watch: NatsWatch[Received], stream: OpenedStream, timeout: timedelta
+) -> AsyncGenerator[list[Received], None]:
     portions = _deliveries(watch, stream, timeout)
     if stream.is_replicated:
         # The replica that delivers may lag: what it tells first may have been deleted before this began. All that the
@@ -61,19 +62,18 @@ async def _live(
     told: set[str] = set()
     async with aclosing(portions):
         async for portion in portions:
-            found: list[Delivered] = []
-            for delivered in portion:
-                subject = delivered.message.subject
-                if subject not in told and not _is_marker(delivered):
-                    told.add(subject)
-                    found.append(delivered)
+            found: list[Received] = []
+            for delivery in portion:
+                if delivery.subject not in told and not _is_marker(delivery):
+                    told.add(delivery.subject)
+                    found.append(delivery)
             if found:
                 yield found
 
 
 async def _deliveries(
-    watch: NatsWatch[Delivered], stream: OpenedStream, timeout: timedelta
-) -> AsyncGenerator[list[Delivered], None]:
+    watch: NatsWatch[Received], stream: OpenedStream, timeout: timedelta
+) -> AsyncGenerator[list[Received], None]:
     ended = False
     async with aclosing(watch):
         while not ended:
@@ -87,30 +87,30 @@ async def _deliveries(
                     ended = True
                 elif isinstance(event, Reset):
                     raise stream.made_anew()
-            yield [event for event in events if isinstance(event, Delivered)]
+            yield [event for event in events if isinstance(event, Received)]
 
 
-async def _at_the_end(portions: AsyncGenerator[list[Delivered], None]) -> AsyncGenerator[list[Delivered], None]:
+async def _at_the_end(portions: AsyncGenerator[list[Received], None]) -> AsyncGenerator[list[Received], None]:
     """Yield the last delivery of each subject, once all have come."""
-    latest: dict[str, Delivered] = {}
+    latest: dict[str, Received] = {}
     async with aclosing(portions):
         async for portion in portions:
-            latest.update((delivered.message.subject, delivered) for delivered in portion)
+            latest.update((delivery.subject, delivery) for delivery in portion)
     yield list(latest.values())
 
 
-def _is_marker(delivered: Delivered) -> bool:
-    raw = delivered.message.raw_headers
+def _is_marker(delivery: Received) -> bool:
+    raw = delivery.raw_headers
     if isinstance(raw, bytes) and _OPERATION not in raw and _REASON not in raw:
         return False  # most need not be parsed
-    _, sequence, written, headers, _ = delivered.stored
+    _, sequence, written, headers, _ = stored(delivery)
     return isinstance(message.read("", b"", sequence, written, headers), RawMarker)
 
 
-def _head(delivered: Delivered, stream: OpenedStream) -> RawHead:
-    size_bytes = int((delivered.message.headers or {})[_SIZE])
-    raw_key = stream.raw_key(delivered.message.subject)
-    return RawHead(raw_key, delivered.sequence, delivered.written_at, size_bytes)
+def _head(delivery: Received, stream: OpenedStream) -> RawHead:
+    size_bytes = int((delivery.headers or {})[_SIZE])
+    of = delivered(delivery)
+    return RawHead(stream.raw_key(delivery.subject), of.sequence, of.written_at, size_bytes)
 
 
 def _late(stream: OpenedStream, timeout: timedelta) -> StoreUnavailableError | StoreTimeoutError:

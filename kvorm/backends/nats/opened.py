@@ -15,7 +15,6 @@ from kvorm.backends.nats import replies
 from kvorm.backends.nats.config import from_stream, stream_name
 from kvorm.backends.nats.direct import Received
 from kvorm.backends.nats.link import JetStreamError, Link
-from kvorm.backends.nats.replies import Delivered
 from kvorm.backends.nats.requests import NoRespondersError, UnansweredError
 from kvorm.bucket import Bucket
 from kvorm.errors import BucketNotFoundError, StoreError, StoreTimeoutError
@@ -98,9 +97,9 @@ class OpenedStream:
         """Return what a stored message says."""
         return message.read(self.raw_key(stored.subject), stored.data, stored.sequence, stored.written, stored.headers)
 
-    def delivered(self, delivered: Delivered) -> RawChange:
+    def delivered(self, message: Received) -> RawChange:
         """Return what a delivered message says."""
-        return replies.plain_delivery(delivered, self._prefix) or self.change(delivered.stored)
+        return replies.plain_delivery(message, self._prefix) or self.change(replies.stored(message))
 
     def _answered(self, answer: Received) -> RawChange | None:
         """Return what an answer to a direct get says; None where nothing is there or nothing more comes.

@@ -6,6 +6,7 @@ import re
 from base64 import b64decode
 from collections.abc import Mapping
 from datetime import datetime
+from types import MappingProxyType
 from typing import Any, Final, NamedTuple
 
 import msgspec
@@ -25,6 +26,7 @@ _END_OF_BATCH = "204"
 _NOT_FOUND = "404"
 _UNAVAILABLE = 503
 _SHORT_DOTS = 8
+_NO_HEADERS: Final[Mapping[str, str]] = MappingProxyType({})
 _PLAIN_ANSWER: Final = re.compile(
     rb"NATS/1\.0\r\n%bNats-Stream: [^\r\n]*\r\nNats-Subject: ([^\r\n]*)\r\n"
     rb"Nats-Sequence: (\d+)\r\nNats-Time-Stamp: ([^\r\n]*)\r\n"
@@ -59,39 +61,16 @@ class StoredMessage(NamedTuple):
     data: bytes
 
 
-class Delivered(msgspec.Struct, frozen=True, gc=False):
-    """A stored message that a consumer delivered, with what its reply subject tells of it. Source: ADR-15."""
+class Delivered(NamedTuple):
+    """What the reply subject of a delivered message tells."""
 
-    message: Received
     sequence: int
-    tokens: list[str]
-    """What stands before the sequence, the sequence, and what follows it."""
-
-    @property
-    def number(self) -> int:
-        """Its place among those that the consumer delivered."""
-        return int(self.tokens[2])
-
-    @property
-    def written_at(self) -> int:
-        """When it was stored, in nanoseconds since 1970."""
-        return int(self.tokens[3])
-
-    @property
-    def written(self) -> datetime:
-        """When it was stored."""
-        return at(self.written_at)
-
-    @property
-    def pending(self) -> int:
-        """How many the consumer has still to deliver."""
-        return int(self.tokens[4])
-
-    @property
-    def stored(self) -> StoredMessage:
-        """The message as the stream holds it."""
-        message = self.message
-        return StoredMessage(message.subject, self.sequence, self.written, message.headers or {}, message.data)
+    number: int
+    """Its place among those that the consumer delivered."""
+    written_at: int
+    """When it was stored, in nanoseconds since 1970."""
+    pending: int
+    """How many the consumer has still to deliver."""
 
 
 _acknowledgements = msgspec.json.Decoder(Acknowledgement)
@@ -144,26 +123,27 @@ def plain_answer(answer: Received, prefix: str) -> RawEntry | None:
         answer.data,
         int(sequence),
         datetime.fromisoformat(written.decode()),
-        {},
+        _NO_HEADERS,
         operation_id.decode() if operation_id is not None else None,
     )
 
 
-def plain_delivery(delivered: Delivered, prefix: str) -> RawEntry | None:
+def plain_delivery(message: Received, prefix: str) -> RawEntry | None:
     """Parse a delivered message if it is an entry with the usual headers, or none; as `plain_answer`."""
-    answer = delivered.message
+    raw_headers = message.raw_headers
     operation_id: bytes | None = None
-    if answer.raw_headers is not None:
-        match = _PLAIN_DELIVERY.fullmatch(answer.raw_headers) if isinstance(answer.raw_headers, bytes) else None
+    if raw_headers is not None:
+        match = _PLAIN_DELIVERY.fullmatch(raw_headers) if isinstance(raw_headers, bytes) else None
         if match is None:
             return None
         operation_id = match[1]
+    _, sequence, _, written, _ = _delivery(message.reply)
     return RawEntry(
-        answer.subject[len(prefix) :],
-        answer.data,
-        delivered.sequence,
-        at(int(delivered.tokens[3])),
-        {},
+        message.subject[len(prefix) :],
+        message.data,
+        int(sequence),
+        at(int(written)),
+        _NO_HEADERS,
         operation_id.decode() if operation_id is not None else None,
     )
 
@@ -209,10 +189,23 @@ def from_leader(found: Mapping[str, Any]) -> StoredMessage:
 
 
 def delivered(message: Received) -> Delivered:
-    """Parse the reply subject of a delivered message, in its short and its long form."""
-    reply = message.reply
-    tokens = reply.rsplit(".", 4) if reply.count(".") == _SHORT_DOTS else reply.split(".")[6:11]
-    return Delivered(message, int(tokens[1]), tokens)
+    """Parse the reply subject of a delivered message."""
+    _, sequence, number, written, pending = _delivery(message.reply)
+    return Delivered(int(sequence), int(number), int(written), int(pending))
+
+
+def stored(message: Received) -> StoredMessage:
+    """Parse a delivered message: what the stream holds."""
+    of = delivered(message)
+    return StoredMessage(message.subject, of.sequence, at(of.written_at), message.headers or {}, message.data)
+
+
+def _delivery(reply: str) -> list[str]:
+    """Return what stands before the sequence in a reply subject, the sequence, and what follows.
+
+    It has a short and a long form. Source: ADR-15.
+    """
+    return reply.rsplit(".", 4) if reply.count(".") == _SHORT_DOTS else reply.split(".")[6:11]
 
 
 def _foreign(answer: Received) -> str:

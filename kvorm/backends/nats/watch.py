@@ -12,9 +12,10 @@ from typing import Any, Final, Generic, Self, TypeVar
 
 from kvorm.backends.base import Deadline, Position, Replay, Resumed, Signal
 from kvorm.backends.nats.consumer import Consumer, GapError, Idle
+from kvorm.backends.nats.direct import Received
 from kvorm.backends.nats.initial import InitialState
 from kvorm.backends.nats.link import JetStreamError
-from kvorm.backends.nats.replies import Delivered
+from kvorm.backends.nats.replies import delivered
 from kvorm.backends.nats.stream import State, Stream
 from kvorm.backends.nats.watches import Watches
 from kvorm.entry import CaughtUp, Reset
@@ -56,7 +57,7 @@ class NatsWatch(Generic[C]):
         *,
         incarnation: str,
         watches: Watches,
-        read: Callable[[Delivered], C],
+        read: Callable[[Received], C],
         outdate: Callable[[], None],
         options: Mapping[str, Any] = _NO_OPTIONS,
     ) -> None:
@@ -185,7 +186,7 @@ class NatsWatch(Generic[C]):
         """Tell what the consumer has next."""
         try:
             received = await self._consumer.next()
-            if isinstance(received, Delivered):
+            if isinstance(received, Received):
                 self._tell([received, *self._consumer.at_hand()])
                 return
         except GapError:
@@ -198,17 +199,17 @@ class NatsWatch(Generic[C]):
             self._position = received.position
             self._told.append(Position(received.position))
 
-    def _tell(self, messages: Sequence[Delivered]) -> None:
+    def _tell(self, messages: Sequence[Received]) -> None:
         """Tell messages in the order they were delivered, but not again what was told before a gap."""
-        pending = messages[-1].pending
-        if messages[0].sequence <= self._position:
-            messages = [one for one in messages if one.sequence > self._position]
+        last = delivered(messages[-1])
+        if delivered(messages[0]).sequence <= self._position:
+            messages = [one for one in messages if delivered(one).sequence > self._position]
         if messages:
-            self._position = messages[-1].sequence
+            self._position = last.sequence
             self._told.extend(map(self._read, messages))
         if self._initial is not None:
-            self._initial.tell([one.message.subject for one in messages])
-            if self._initial.may_be_complete(self._position, pending):
+            self._initial.tell([one.subject for one in messages])
+            if self._initial.may_be_complete(self._position, last.pending):
                 self._work = asyncio.create_task(self._catch_up(self._initial))
 
     async def _catch_up(self, initial: InitialState) -> None:
@@ -316,8 +317,8 @@ class NatsWatch(Generic[C]):
         async with aclosing(heads):
             async for event in heads:
                 match event:
-                    case Delivered():
-                        latest[event.message.subject] = event.sequence
+                    case Received():
+                        latest[event.subject] = delivered(event).sequence
                     case Reset():
                         latest.clear()  # this watch is about to learn of it, too
                     case CaughtUp():
@@ -334,14 +335,14 @@ class NatsWatch(Generic[C]):
 
 def watch_of_headers(
     stream: Stream, *, incarnation: str, watches: Watches, outdate: Callable[[], None]
-) -> NatsWatch[Delivered]:
+) -> NatsWatch[Received]:
     """Describe a watch of what there is, without its values, but with their sizes."""
     return NatsWatch(
         stream,
         Replay.CURRENT,
         incarnation=incarnation,
         watches=watches,
-        read=lambda delivered: delivered,
+        read=lambda message: message,
         outdate=outdate,
         options={"headers_only": True},
     )
