@@ -166,7 +166,7 @@ class Follower(Generic[M]):
                     self._take(event)
             case Reset():
                 self._filled = Contents()
-                self._lifetimes = Lifetimes()
+                await self._forget_lifetimes()
             case CaughtUp():
                 self._show()
             case Resumed():
@@ -229,6 +229,14 @@ class Follower(Generic[M]):
         for (raw_key, held), change in zip(suspects.items(), changes, strict=True):
             if not isinstance(change, RawEntry) and contents.held(raw_key) is held:
                 contents.put(raw_key, None)
+
+    async def _forget_lifetimes(self) -> None:
+        """Ask no more for what another bucket held, which might wait for what the new one never tells."""
+        self._lifetimes = Lifetimes()
+        expiring, self._expiring = self._expiring, None
+        if expiring is not None:
+            expiring.cancel()
+            await asyncio.wait({expiring})
 
     async def _expire(self) -> None:
         """Ask the store for the entries whose time has come."""

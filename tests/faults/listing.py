@@ -241,6 +241,7 @@ async def under_fire(writing_urls: list[str], listing_urls: list[str], load: Loa
         for number in range(load.calls):
             tenant = [None, None, WRITERS[number % len(WRITERS)]][number % 3]
             for operation in (lister.find, lister.keys, lister.count):
+                lives.forget(time.monotonic())
                 await operation(things, tenant)
                 fire.check()
         await fire.stop()

@@ -51,6 +51,14 @@ class Lives:
         self.others.setdefault(key, []).append(life)
         return life
 
+    def forget(self, before: float) -> None:
+        """Forget what was over before a moment; no list will be asked about that began earlier."""
+        for key, lives in list(self.others.items()):
+            if lives[0].over < before:
+                lives[:] = [life for life in lives if life.over >= before]
+                if not lives:
+                    del self.others[key]
+
     def due(self, began: float, ended: float, tenant: str | None = None) -> tuple[set[Key], set[Key]]:
         """Return the keys that a list of this time must tell, and those that it may tell."""
         standing = {key for key in self.standing if key[0] == tenant} if tenant is not None else self.standing

@@ -12,7 +12,7 @@ from datetime import timedelta
 from typing import Final
 
 from kvorm.backends import message
-from kvorm.backends.base import RawHead, RawMarker
+from kvorm.backends.base import Deadline, RawHead, RawMarker
 from kvorm.backends.nats.direct import Received
 from kvorm.backends.nats.opened import OpenedStream
 from kvorm.backends.nats.replies import delivered, stored
@@ -58,7 +58,7 @@ async def _live(
     if stream.is_replicated:
         # The replica that delivers may lag: what it tells first may have been deleted before this began. All that the
         # leader had by then has come when the deliveries end.
-        portions = _at_the_end(portions)
+        portions = _at_the_end(portions, stream, timeout)
     told: set[str] = set()
     async with aclosing(portions):
         async for portion in portions:
@@ -90,12 +90,17 @@ async def _deliveries(
             yield [event for event in events if isinstance(event, Received)]
 
 
-async def _at_the_end(portions: AsyncGenerator[list[Received], None]) -> AsyncGenerator[list[Received], None]:
+async def _at_the_end(
+    portions: AsyncGenerator[list[Received], None], stream: OpenedStream, timeout: timedelta
+) -> AsyncGenerator[list[Received], None]:
     """Yield the last delivery of each subject, once all have come."""
     latest: dict[str, Received] = {}
     async with aclosing(portions):
         async for portion in portions:
             latest.update((delivery.subject, delivery) for delivery in portion)
+    if not stream.is_current:
+        # What the leader had was asked of another bucket, if there is one now.
+        await stream.check_same_life(Deadline(timeout))
     yield list(latest.values())
 
 

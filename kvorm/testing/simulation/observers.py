@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from contextlib import suppress
 from random import Random
 from typing import Any
 
@@ -31,10 +32,13 @@ class Observer:
         self._now = asyncio.get_running_loop().time
         self._position = 0
         self._stays = False
+        self._end = asyncio.timeout(None)
 
     def stay(self) -> None:
         """Let the watch that runs run on."""
         self._stays = True
+        with suppress(RuntimeError):  # it is just ending
+            self._end.reschedule(None)
 
     async def run(self) -> None:
         """Watch until cancelled."""
@@ -55,9 +59,10 @@ class Observer:
             )
             self._record.watches.append(watching)
             lasts = self._random.uniform(0.3, 2.0)
+            is_left = self._random.random() >= 0.5
             try:
-                async with asyncio.timeout(None if self._random.random() < 0.5 else lasts) as end:
-                    await self._watch(watching, since, filter_, end)
+                async with asyncio.timeout(lasts if is_left and not self._stays else None) as self._end:
+                    await self._watch(watching, since, filter_)
             except TimeoutError:
                 watching.stopped = True
                 if not any(event.what is Told.CAUGHT_UP for event in watching.events):
@@ -76,9 +81,7 @@ class Observer:
                 await asyncio.sleep(0.5)
                 since = None
 
-    async def _watch(
-        self, watching: Watching, since: int | None, filter_: dict[str, Any], end: asyncio.Timeout
-    ) -> None:
+    async def _watch(self, watching: Watching, since: int | None, filter_: dict[str, Any]) -> None:
         events = self._items.watch(since=since, history=watching.history, updates_only=watching.updates_only, **filter_)
         async for event in events:
             match event:
@@ -92,5 +95,3 @@ class Observer:
                     tag = event.value.tag if isinstance(event, Entry) else None
                     watching.events.append(Event(self._now(), Seen(event.raw_key, event.revision, tag)))
                     self._position = event.revision
-            if self._stays:
-                end.reschedule(None)
