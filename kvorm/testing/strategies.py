@@ -14,7 +14,8 @@ from kvorm.entry import Key
 from kvorm.errors import InvalidKeyError
 from kvorm.keys import MAX_RAW_KEY_BYTES
 from kvorm.model import CompiledMapping, Mapping, Model, compile_model
-from kvorm.testing.schemas import Node, Schemas, Strategy, UnknownTypeError, is_excluded, is_optional
+from kvorm.testing.leaves import Node, Strategy
+from kvorm.testing.schemas import Schemas, UnknownTypeError, is_excluded, is_optional
 
 M = TypeVar("M", bound=BaseModel)
 
