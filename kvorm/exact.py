@@ -6,12 +6,11 @@ reading looks at. What is not exact may be fine, or may be bent around validatio
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import date, datetime
 from decimal import Decimal
-from enum import Enum
 from math import isfinite
-from typing import Any, Final, TypeAlias
+from typing import Any, Final, TypeAlias, cast
 from uuid import UUID
 
 from pydantic import BaseModel
@@ -19,6 +18,9 @@ from pydantic import BaseModel
 from kvorm.plan import is_plain_zone
 
 IsExact: TypeAlias = Callable[[Any], bool]
+
+_Rule: TypeAlias = type[Any] | IsExact
+"""What a value must be: of this very type, or what this function says."""
 
 _TYPES: Final[Mapping[str, type]] = {
     "str": str,
@@ -59,7 +61,7 @@ class _UnknownError(Exception):
 def compile_exact(model: type[BaseModel]) -> IsExact:
     """Return what tells whether an instance is exact. The class must have a plan (`plan.compile_plan`)."""
     try:
-        return _Survey().visit(model.__pydantic_core_schema__)
+        return _function(_Survey().visit(model.__pydantic_core_schema__))
     except _UnknownError:
         return _is_never
 
@@ -74,8 +76,8 @@ class _Survey:
     def __init__(self) -> None:
         self._definitions: dict[str, Any] = {}
 
-    def visit(self, node: Any) -> IsExact:
-        """Return what tells whether a value is exact.
+    def visit(self, node: Any) -> _Rule:
+        """Return what a value must be to be exact.
 
         Raises:
             _UnknownError: more than its type may matter.
@@ -84,8 +86,7 @@ class _Survey:
         if not node.keys() <= _KNOWN.get(kind, _ALWAYS):
             raise _UnknownError
         if kind in _TYPES:
-            expected = _TYPES[kind]
-            return lambda value: type(value) is expected
+            return _TYPES[kind]
         match kind:
             case "float":
                 return lambda value: type(value) is float and isfinite(value)
@@ -102,7 +103,7 @@ class _Survey:
             case "dict" if "values_schema" in node and node.get("keys_schema") == {"type": "str"}:
                 return _texts_to(dict, self.visit(node["values_schema"]))
             case "enum":
-                return _member(node["cls"])
+                return cast("type[Any]", node["cls"])
             case "literal":
                 return _literal(node["expected"])
             case "model":
@@ -115,7 +116,7 @@ class _Survey:
             case _:
                 raise _UnknownError
 
-    def _visit_model(self, node: Any) -> IsExact:
+    def _visit_model(self, node: Any) -> _Rule:
         content: Any = node["schema"]
         fields: Mapping[str, Any] = content["fields"]
         options: Mapping[str, Any] = node.get("config") or {}
@@ -129,24 +130,33 @@ class _Survey:
         return _model(node["cls"], [(name, self.visit(field["schema"])) for name, field in fields.items()])
 
 
-def _nullable(inner: IsExact) -> IsExact:
+def _function(rule: _Rule) -> IsExact:
+    return (lambda value: type(value) is rule) if isinstance(rule, type) else rule
+
+
+def _nullable(inner: _Rule) -> IsExact:
+    if isinstance(inner, type):
+        return lambda value: value is None or type(value) is inner
     return lambda value: value is None or inner(value)
 
 
-def _collection(expected: type[Any], item: IsExact) -> IsExact:
-    return lambda value: type(value) is expected and all(item(each) for each in value)
+def _each(inner: _Rule) -> Callable[[Iterable[Any]], bool]:
+    """Return what tells whether each of some values is exact."""
+    if isinstance(inner, type):
+        only = {inner}
+        return lambda values: {*map(type, values)} <= only
+
+    return lambda values: all(map(inner, values))
 
 
-def _texts_to(expected: type[Any], inner: IsExact) -> IsExact:
-    return lambda value: (
-        type(value) is expected
-        and all(type(key) is str for key in value)
-        and all(inner(each) for each in value.values())
-    )
+def _collection(expected: type[Any], item: _Rule) -> IsExact:
+    are_exact = _each(item)
+    return lambda value: type(value) is expected and are_exact(value)
 
 
-def _member(cls: type[Enum]) -> IsExact:
-    return lambda value: type(value) is cls
+def _texts_to(expected: type[Any], inner: _Rule) -> IsExact:
+    are_texts, are_exact = _each(str), _each(inner)
+    return lambda value: type(value) is expected and are_texts(value) and are_exact(value.values())
 
 
 def _literal(expected: Sequence[object]) -> IsExact:
@@ -154,12 +164,18 @@ def _literal(expected: Sequence[object]) -> IsExact:
     return lambda value: (type(value), value) in allowed
 
 
-def _model(expected: type[Any], checks: Sequence[tuple[str, IsExact]]) -> IsExact:
+def _model(expected: type[Any], rules: Sequence[tuple[str, _Rule]]) -> IsExact:
+    types = [(name, rule) for name, rule in rules if isinstance(rule, type)]
+    checks = [(name, rule) for name, rule in rules if not isinstance(rule, type)]
+
     def is_exact(value: Any) -> bool:
         if type(value) is not expected:
             return False
         held: dict[str, Any] = value.__dict__
         try:
+            for name, its_type in types:
+                if type(held[name]) is not its_type:
+                    return False
             for name, check in checks:
                 if not check(held[name]):
                     return False
