@@ -155,25 +155,24 @@ class Log:
             if entry is None:
                 continue
             self.last_expired = max(self.last_expired, sequence)
-            if self._leaves_marker(entry):
-                self._mark_expired(entry.subject)
+            if self.limits.marker_ttl is not None and self._is_marked(entry):
+                self._mark_expired(entry.subject, self.limits.marker_ttl)
             else:
                 self._remove(entry)
 
-    def _leaves_marker(self, entry: StoredMessage) -> bool:
-        """Tell whether a marker comes for what is about to expire (ADR-43, and seen on server 2.15).
+    def _is_marked(self, entry: StoredMessage) -> bool:
+        """Whether a marker takes the place of what is about to expire (ADR-43, and seen on server 2.15).
 
         A KV delete counts as a value here, a KV purge as a marker. Only for the last message of its subject comes one;
         if its own lifetime ended, not that of all messages, only where nothing older is left.
         """
         sequences = self._subjects[entry.subject]
-        if self.limits.marker_ttl is None or _is_final_marker(entry) or entry.sequence != next(reversed(sequences)):
+        if _is_final_marker(entry) or entry.sequence != next(reversed(sequences)):
             return False
         return len(sequences) == 1 or self._lifetime(entry) == self.limits.max_age
 
-    def _mark_expired(self, subject: str) -> None:
-        ttl = _ttl_text(self.limits.marker_ttl or timedelta(0))
-        headers = {message.MARKER_REASON: "MaxAge", message.TTL: ttl, message.ROLLUP: "sub"}
+    def _mark_expired(self, subject: str, ttl: timedelta) -> None:
+        headers = {message.MARKER_REASON: "MaxAge", message.TTL: _ttl_text(ttl), message.ROLLUP: "sub"}
         self._store(StoredMessage(subject, self.last_sequence + 1, self._clock(), headers, b""), kept=0)
 
     def _store(self, entry: StoredMessage, *, kept: int) -> None:

@@ -225,3 +225,26 @@ def test_a_shorter_lifetime_applies_at_once(clock: Clock) -> None:
     log.restrict(Limits(per_subject=2))
     clock.pass_time(60 * SECOND)
     assert sequences(log, "a") == [2]
+
+
+def test_its_own_lifetime_leaves_no_marker_over_what_is_older(clock: Clock) -> None:
+    """As seen on nats-server 2.15: the older message is back, and its own end leaves one."""
+    log = new_log(clock, per_subject=2, marker_ttl=60 * SECOND)
+    log.append("a", b"x", {"Nats-TTL": "3s"})
+    log.append("a", b"y", {"Nats-TTL": "1s"})
+    clock.pass_time(SECOND)
+    assert sequences(log, "a") == [1]
+    clock.pass_time(2 * SECOND)
+    (marker,) = log.of("a")
+    assert marker.sequence == 3
+
+
+def test_the_lifetime_of_all_leaves_one_marker_in_place_of_the_older(clock: Clock) -> None:
+    log = new_log(clock, per_subject=2, max_age=10 * SECOND, marker_ttl=60 * SECOND)
+    log.append("a", b"x", {})
+    clock.pass_time(10 * SECOND)
+    assert sequences(log, "a") == [2]
+    log.append("a", b"y", {})
+    assert sequences(log, "a") == [2, 3]
+    clock.pass_time(10 * SECOND)
+    assert sequences(log, "a") == [4]
