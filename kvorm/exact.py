@@ -89,11 +89,11 @@ class _Survey:
             return _TYPES[kind]
         match kind:
             case "float":
-                return lambda value: type(value) is float and isfinite(value)
+                return _is_finite_float
             case "decimal":
-                return lambda value: type(value) is Decimal and value.is_finite()
+                return _is_finite_decimal
             case "datetime":
-                return lambda value: type(value) is datetime and is_plain_zone(value.tzinfo)
+                return _is_plain_datetime
             case "default":
                 return self.visit(node["schema"])
             case "nullable":
@@ -128,6 +128,18 @@ class _Survey:
         ):
             raise _UnknownError
         return _model(node["cls"], [(name, self.visit(field["schema"])) for name, field in fields.items()])
+
+
+def _is_finite_float(value: Any) -> bool:
+    return type(value) is float and isfinite(value)
+
+
+def _is_finite_decimal(value: Any) -> bool:
+    return type(value) is Decimal and value.is_finite()
+
+
+def _is_plain_datetime(value: Any) -> bool:
+    return type(value) is datetime and is_plain_zone(value.tzinfo)
 
 
 def _function(rule: _Rule) -> IsExact:

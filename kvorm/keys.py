@@ -6,13 +6,14 @@ ways: two tuples never share a raw key, and a token that does not encode back to
 
 from __future__ import annotations
 
+import operator
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, date, datetime
 from enum import Enum, Flag
 from types import NoneType, UnionType
-from typing import Annotated, Any, Literal, NewType, TypeVar, Union, get_args, get_origin
+from typing import Annotated, Any, Literal, NewType, TypeVar, Union, cast, get_args, get_origin
 from uuid import UUID
 
 import pydantic
@@ -27,6 +28,7 @@ MAX_RAW_KEY_BYTES = 1024
 _PLAIN_TOKEN = re.compile(r"[A-Za-z0-9_/-]+")
 _OTHER_BYTE = re.compile(rb"[^A-Za-z0-9_/-]")
 _ESCAPED = re.compile(r"=([0-9A-F]{2})")
+_call = cast("Callable[[Callable[[Any], str], Any], str]", operator.call)
 _PREFIX = re.compile(r"[A-Za-z0-9-][A-Za-z0-9_-]*(\.[A-Za-z0-9-][A-Za-z0-9_-]*)*")
 
 
@@ -143,8 +145,9 @@ class KeyShape:
         Raises:
             InvalidKeyError: a value is not of its field's kind, has no UTF-8 form, or the raw key is too long.
         """
+        assert len(key) == len(self.fields), key
         try:
-            texts = [to_text(value) for to_text, value in zip(self._to_text, key, strict=True)]
+            texts = list(map(_call, self._to_text, key))
             # Most texts stand for themselves; one with a dot would make a token too many.
             plain_key = self._start + ".".join(texts)
             if self._is_plain(plain_key) and len(plain_key) <= MAX_RAW_KEY_BYTES:
