@@ -55,7 +55,8 @@ class Codec(Generic[M]):
         self._to_json: Final = model.__pydantic_serializer__.to_json
         self._validate_json: Final = model.__pydantic_validator__.validate_json
         self._write_plain: Final = compile_plan(model)
-        self._is_exact: Final = compile_exact(model) if self._write_plain is not None else None
+        rules = compile_exact(model) if self._write_plain is not None else None
+        self._write_exact: Final = compile_plan(model, rules) if rules is not None else None
 
     def encode(self, value: M) -> bytes:
         """Return the JSON of a valid instance; `prove` is for one that may have been bent around validation.
@@ -84,6 +85,11 @@ class Codec(Generic[M]):
         """
         if self._write_plain is None:
             return self._prove_valid(value)
+        if self._write_exact is not None:
+            try:
+                return self._write_exact(value), value
+            except Exception:
+                pass  # whatever it was, what follows meets it again
         try:
             plain = self._write_plain(value)
         except KeyError:
@@ -91,9 +97,6 @@ class Codec(Generic[M]):
             return self._prove_valid(value)
         except Exception:
             plain = self._encode(value)
-        else:
-            if self._is_exact is not None and self._is_exact(value):
-                return plain, value
         try:
             read_back = self.decode(plain)
         except CodecFailure:

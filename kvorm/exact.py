@@ -1,4 +1,4 @@
-"""Which instances of plain classes read back equal, told without reading them back.
+"""Which instances of plain classes read back equal, told while they are written, without reading them back.
 
 An instance is exact if each value in it has the very type that reading gives, in a class where the type is all that
 reading looks at. What is not exact may be fine, or may be bent around validation: the codec reads that back.
@@ -15,11 +15,11 @@ from uuid import UUID
 
 from pydantic import BaseModel
 
-from kvorm.plan import is_plain_zone
+from kvorm.plan import Rule, is_plain_zone
 
-IsExact: TypeAlias = Callable[[Any], bool]
+_Check: TypeAlias = Callable[[Any], bool]
 
-_Rule: TypeAlias = type[Any] | IsExact
+_Must: TypeAlias = type[Any] | _Check
 """What a value must be: of this very type, or what this function says."""
 
 _TYPES: Final[Mapping[str, type]] = {
@@ -58,25 +58,31 @@ class _UnknownError(Exception):
     """Something here may look at more than a type."""
 
 
-def compile_exact(model: type[BaseModel]) -> IsExact:
-    """Return what tells whether an instance is exact. The class must have a plan (`plan.compile_plan`)."""
+def compile_exact(model: type[BaseModel]) -> Mapping[type, Rule] | None:
+    """Return what tells of each class in a model whether an instance is exact; None if none ever is.
+
+    The model must have a plan (`plan.compile_plan`).
+    """
+    survey = _Survey()
     try:
-        return _function(_Survey().visit(model.__pydantic_core_schema__))
+        survey.visit(model.__pydantic_core_schema__)
     except _UnknownError:
-        return _is_never
-
-
-def _is_never(value: Any) -> bool:
-    return False
+        return None
+    return survey.rules
 
 
 class _Survey:
-    """One walk over the core schema of a class and all that its fields hold. One with a plan has no cycles."""
+    """One walk over the core schema of a class and all that its fields hold. One with a plan has no cycles.
+
+    Attributes:
+        rules: of each class met on the way.
+    """
 
     def __init__(self) -> None:
+        self.rules: dict[type, Rule] = {}
         self._definitions: dict[str, Any] = {}
 
-    def visit(self, node: Any) -> _Rule:
+    def visit(self, node: Any) -> _Must:
         """Return what a value must be to be exact.
 
         Raises:
@@ -116,7 +122,7 @@ class _Survey:
             case _:
                 raise _UnknownError
 
-    def _visit_model(self, node: Any) -> _Rule:
+    def _visit_model(self, node: Any) -> type[Any]:
         content: Any = node["schema"]
         fields: Mapping[str, Any] = content["fields"]
         options: Mapping[str, Any] = node.get("config") or {}
@@ -127,7 +133,9 @@ class _Survey:
             or not all(field.keys() <= _KNOWN["model-field"] for field in fields.values())
         ):
             raise _UnknownError
-        return _model(node["cls"], [(name, self.visit(field["schema"])) for name, field in fields.items()])
+        cls: type[Any] = node["cls"]
+        self.rules[cls] = _rule([(name, self.visit(field["schema"])) for name, field in fields.items()])
+        return cls
 
 
 def _is_finite_float(value: Any) -> bool:
@@ -142,17 +150,13 @@ def _is_plain_datetime(value: Any) -> bool:
     return type(value) is datetime and is_plain_zone(value.tzinfo)
 
 
-def _function(rule: _Rule) -> IsExact:
-    return (lambda value: type(value) is rule) if isinstance(rule, type) else rule
-
-
-def _nullable(inner: _Rule) -> IsExact:
+def _nullable(inner: _Must) -> _Check:
     if isinstance(inner, type):
         return lambda value: value is None or type(value) is inner
     return lambda value: value is None or inner(value)
 
 
-def _each(inner: _Rule) -> Callable[[Iterable[Any]], bool]:
+def _each(inner: _Must) -> Callable[[Iterable[Any]], bool]:
     """Return what tells whether each of some values is exact."""
     if isinstance(inner, type):
         only = {inner}
@@ -161,29 +165,26 @@ def _each(inner: _Rule) -> Callable[[Iterable[Any]], bool]:
     return lambda values: all(map(inner, values))
 
 
-def _collection(expected: type[Any], item: _Rule) -> IsExact:
+def _collection(expected: type[Any], item: _Must) -> _Check:
     are_exact = _each(item)
     return lambda value: type(value) is expected and are_exact(value)
 
 
-def _texts_to(expected: type[Any], inner: _Rule) -> IsExact:
+def _texts_to(expected: type[Any], inner: _Must) -> _Check:
     are_texts, are_exact = _each(str), _each(inner)
     return lambda value: type(value) is expected and are_texts(value) and are_exact(value.values())
 
 
-def _literal(expected: Sequence[object]) -> IsExact:
+def _literal(expected: Sequence[object]) -> _Check:
     allowed: list[tuple[object, object]] = [(type(each), each) for each in expected]
     return lambda value: (type(value), value) in allowed
 
 
-def _model(expected: type[Any], rules: Sequence[tuple[str, _Rule]]) -> IsExact:
-    types = [(name, rule) for name, rule in rules if isinstance(rule, type)]
-    checks = [(name, rule) for name, rule in rules if not isinstance(rule, type)]
+def _rule(fields: Sequence[tuple[str, _Must]]) -> Rule:
+    types = [(name, must) for name, must in fields if isinstance(must, type)]
+    checks = [(name, must) for name, must in fields if not isinstance(must, type)]
 
-    def is_exact(value: Any) -> bool:
-        if type(value) is not expected:
-            return False
-        held: dict[str, Any] = value.__dict__
+    def holds(held: dict[str, Any]) -> bool:
         try:
             for name, its_type in types:
                 if type(held[name]) is not its_type:
@@ -195,4 +196,4 @@ def _model(expected: type[Any], rules: Sequence[tuple[str, _Rule]]) -> IsExact:
             return False
         return True
 
-    return is_exact
+    return holds

@@ -15,8 +15,13 @@ import msgspec
 from pydantic import BaseModel
 from pydantic_core import TzInfo
 
+from kvorm.stamp import STAMP
+
 Write: TypeAlias = Callable[[BaseModel], bytes]
 """Writes an instance, or raises where the plan does not cover it."""
+
+Rule: TypeAlias = Callable[[dict[str, Any]], bool]
+"""Whether what an instance of one class holds is as it must be."""
 
 _SCALARS: Final = frozenset({"str", "int", "float", "bool", "none", "uuid", "decimal", "date"})
 _COLLECTIONS: Final = {"list": "items_schema", "set": "items_schema", "frozenset": "items_schema"}
@@ -37,13 +42,20 @@ class _Shape(NamedTuple):
     times: tuple[str, ...]
 
 
-def compile_plan(model: type[BaseModel]) -> Write | None:
-    """Return how msgspec writes the class, or None where only Pydantic can."""
+class BrokenRuleError(Exception):
+    """What an instance holds is not as a rule says; nothing was written."""
+
+
+def compile_plan(model: type[BaseModel], rules: Mapping[type, Rule] | None = None) -> Write | None:
+    """Return how msgspec writes the class, or None where only Pydantic can.
+
+    With rules, one for each class in there, it raises BrokenRuleError where one does not hold.
+    """
     try:
         shapes = _Survey().shapes_of(model)
     except _NotPlainError:
         return None
-    return _writer(shapes)
+    return _writer(shapes) if rules is None else _strict_writer(shapes, rules)
 
 
 def _writer(shapes: Mapping[type, _Shape]) -> Write:
@@ -60,13 +72,32 @@ def _writer(shapes: Mapping[type, _Shape]) -> Write:
     return msgspec.json.Encoder(enc_hook=fields).encode
 
 
+def _strict_writer(shapes: Mapping[type, _Shape], rules: Mapping[type, Rule]) -> Write:
+    # As above, and one walk for both: msgspec comes to each instance anyway.
+    looks = {model: (shape, len(shape.names), rules[model]) for model, shape in shapes.items()}
+
+    def fields(value: Any) -> dict[str, object]:
+        held: dict[str, object] = value.__dict__
+        shape, size, holds = looks[type(value)]
+        if not holds(held):
+            raise BrokenRuleError
+        return held if len(held) == size else _looked_at(held, shape)
+
+    return msgspec.json.Encoder(enc_hook=fields).encode
+
+
 def _looked_at(held: dict[str, Any], shape: _Shape) -> dict[str, Any]:
     for name in shape.times:
         zone = getattr(held[name], "tzinfo", None)
         if not is_plain_zone(zone):
             raise ValueError(zone)
     # Beside the fields lie the stamp and cached properties.
-    return held if len(held) == len(shape.names) else {name: held[name] for name in shape.names}
+    beside = len(held) - len(shape.names)
+    if beside == 1 and STAMP in held:
+        fields = held.copy()
+        del fields[STAMP]
+        return fields
+    return held if not beside else {name: held[name] for name in shape.names}
 
 
 def is_plain_zone(zone: object) -> bool:

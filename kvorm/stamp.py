@@ -30,11 +30,6 @@ class Stamp(msgspec.Struct, frozen=True, gc=False):
     """Whether that revision is the marker which deleting or purging this object left."""
     open_operations: tuple[str, ...] = ()
 
-    @property
-    def place(self) -> tuple[str, str, str]:
-        """Where it is stored: which life of the bucket, the bucket, the raw key."""
-        return self.incarnation, self.bucket, self.raw_key
-
 
 def stamp_of(value: BaseModel) -> Stamp | None:
     """Return the stamp of an object, or None if it was never read or stored."""

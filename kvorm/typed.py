@@ -117,9 +117,9 @@ class Typed(Generic[M]):
     def _own_stamp(self, value: M, raw_key: str) -> Stamp | None:
         """Return the stamp of an object that was read or written right here, under this key."""
         stamp = stamp_of(value)
-        if stamp is None or stamp.place != (self.incarnation, self.bucket, raw_key):
+        if stamp is None or stamp.raw_key != raw_key:
             return None
-        return stamp
+        return stamp if stamp.bucket == self.bucket and stamp.incarnation == self.incarnation else None
 
     def live(self, raw: RawChange | None, raw_key: str) -> RawEntry:
         """Return what was found as an entry.

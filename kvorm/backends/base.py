@@ -121,6 +121,17 @@ class Deadline:
         left = self._end - self._now()
         return left if left > 0 else 0.0
 
+    def until(self, seconds: float) -> float:
+        """Return when so many seconds from now are over, or the budget if that is sooner; 0.0 if nothing is left.
+
+        By the clock of the event loop.
+        """
+        now = self._now()
+        if now >= self._end:
+            return 0.0
+        moment = now + seconds
+        return min(moment, self._end)
+
     @property
     def passed(self) -> bool:
         """Whether nothing is left."""

@@ -10,8 +10,7 @@ from zoneinfo import ZoneInfo
 import pytest
 from pydantic import BaseModel, ConfigDict, Field
 
-from kvorm.codec import Codec
-from kvorm.exact import compile_exact
+from kvorm.codec import Codec, CodecFailure
 from kvorm.plan import compile_plan
 from kvorm.stamp import Stamp, set_stamp
 
@@ -60,6 +59,15 @@ WHOLE: dict[str, Any] = {
     "tags": {"u"},
     "counts": {"v": 1},
 }
+
+
+def is_exact(value: BaseModel) -> bool:
+    """Whether it is written as it is, without being read back."""
+    try:
+        _, read_back = Codec(type(value)).prove(value)
+    except CodecFailure:
+        return False
+    return read_back is value
 
 
 def test_a_valid_instance_is_exact_and_is_not_read_back() -> None:
@@ -113,14 +121,13 @@ BENT: list[tuple[str, Any]] = [
 
 @pytest.mark.parametrize(("field", "value"), BENT)
 def test_a_bent_instance_is_not(field: str, value: Any) -> None:
-    is_exact = compile_exact(Everything)
     assert is_exact(Everything(**WHOLE))
     assert not is_exact(Everything.model_construct(**{**WHOLE, field: value}))
 
 
 def test_an_instance_that_lacks_a_field_is_not() -> None:
     missing = {name: value for name, value in WHOLE.items() if name != "text"}
-    assert not compile_exact(Everything)(Everything.model_construct(**missing))
+    assert not is_exact(Everything.model_construct(**missing))
 
 
 @pytest.mark.parametrize(
@@ -130,7 +137,7 @@ def test_an_instance_that_lacks_a_field_is_not() -> None:
 def test_where_more_than_the_type_counts_nothing_is(annotation: Any) -> None:
     model = type("Ruled", (BaseModel,), {"__annotations__": {"field": annotation}})
     for value in ("abc", 1, [1]):
-        assert not compile_exact(model)(model.model_construct(field=value))
+        assert not is_exact(model.model_construct(field=value))
 
 
 def test_options_of_the_class_count_too() -> None:
@@ -138,4 +145,4 @@ def test_options_of_the_class_count_too() -> None:
         model_config = ConfigDict(str_strip_whitespace=True)
         text: str
 
-    assert not compile_exact(Stripped)(Stripped.model_construct(text=" x "))
+    assert not is_exact(Stripped.model_construct(text=" x "))

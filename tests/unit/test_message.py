@@ -1,5 +1,7 @@
 """Lifetimes as other clients write them."""
 
+import subprocess
+import sys
 from datetime import timedelta
 
 import pytest
@@ -50,3 +52,22 @@ def test_the_shorter_lifetime_counts(
     own: timedelta | None, bucket: timedelta | None, lifetime: timedelta | None
 ) -> None:
     assert message.lifetime(own, bucket) == lifetime
+
+
+def test_operation_ids_differ() -> None:
+    drawn = [message.new_operation_id() for _ in range(1_000)]
+    assert len(set(drawn)) == len(drawn)
+    assert {len(one) for one in drawn} == {20}
+
+
+def test_a_forked_process_draws_ids_of_its_own() -> None:
+    code = """
+import os
+from kvorm.backends.message import new_operation_id
+new_operation_id()  # others are in stock now
+if os.fork():
+    os.wait()
+print(*(new_operation_id() for _ in range(300)), flush=True)
+"""
+    drawn = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
+    assert len(set(drawn)) == len(drawn) == 600

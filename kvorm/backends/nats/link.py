@@ -158,11 +158,11 @@ class Link:
                 if check is not None:
                     await check(deadline)
                     continue
-            seconds = min(patience, deadline.remaining())
-            if not seconds:
+            until = deadline.until(patience)
+            if not until:
                 raise StoreUnavailableError(f"{_seconds(deadline)} s were over; nothing was sent")
             try:
-                return await self._requests.send(subject, payload, headers, seconds=seconds)
+                return await self._requests.send(subject, payload, headers, until=until)
             except NotSentError:
                 await asyncio.sleep(_POLL_SECONDS)
             except (nats.errors.ConnectionClosedError, nats.errors.ConnectionDrainingError) as error:
@@ -172,19 +172,19 @@ class Link:
         self, subject: str, payload: bytes, headers: Mapping[str, str], *, deadline: Deadline, answered: Answered
     ) -> bool:
         """Send a request once, now, and let a function know of its answer; False, and nothing sent, where it cannot."""
-        seconds = min(FIRST_PATIENCE, deadline.remaining())
-        if self._closed or not seconds:
+        until = deadline.until(FIRST_PATIENCE)
+        if self._closed or not until:
             return False
-        return self._requests.tell(subject, payload, headers, seconds=seconds, answered=answered)
+        return self._requests.tell(subject, payload, headers, until=until, answered=answered)
 
     def ask(
         self, subject: str, payload: bytes, headers: Mapping[str, str] | None, *, deadline: Deadline
     ) -> asyncio.Future[Received | Exception] | None:
         """Send a request once, now; return what its answer comes to, for `result`. None, nothing sent, if it cannot."""
-        seconds = min(FIRST_PATIENCE, deadline.remaining())
-        if self._closed or not seconds:
+        until = deadline.until(FIRST_PATIENCE)
+        if self._closed or not until:
             return None
-        return self._requests.ask(subject, payload, headers, seconds=seconds)
+        return self._requests.ask(subject, payload, headers, until=until)
 
     async def request(self, subject: str, payload: bytes, *, deadline: Deadline) -> Received:
         """Ask what may be asked again, until an answer comes.

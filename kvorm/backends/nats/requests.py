@@ -111,6 +111,9 @@ _Waiting: TypeAlias = _One | _Many | _Told
 class Requests:
     """Requests of one connection. While it is down nothing is handed to it: it would be sent later (hazard H1)."""
 
+    _loop: asyncio.AbstractEventLoop
+    """Known once the inbox is open, which every request needs."""
+
     def __init__(self, client: Client, transport: Transport) -> None:
         self._client = client
         self._transport = transport
@@ -128,10 +131,8 @@ class Requests:
         """How often the connection was made anew."""
         return self._client.stats["reconnects"]
 
-    async def send(
-        self, subject: str, payload: bytes, headers: Mapping[str, str] | None, *, seconds: float
-    ) -> Received:
-        """Send a request once and return its one answer.
+    async def send(self, subject: str, payload: bytes, headers: Mapping[str, str] | None, *, until: float) -> Received:
+        """Send a request once and return its one answer, which is waited for until then.
 
         Raises:
             PermissionDeniedError: this user may not receive answers; if it is the first time, the request was sent.
@@ -141,7 +142,7 @@ class Requests:
         """
         if self._listening is None:
             await self._open()
-        waiting = _one(subject, self.life, seconds)
+        waiting = _One(subject, self.life, until, self._loop.create_future())
         token = self._await_answer(waiting)
         try:
             await self._transport.publish(subject, payload, reply=f"{self._inbox}.{token}", headers=headers)
@@ -153,28 +154,32 @@ class Requests:
         return result(message)
 
     def ask(
-        self, subject: str, payload: bytes, headers: Mapping[str, str] | None, *, seconds: float
+        self, subject: str, payload: bytes, headers: Mapping[str, str] | None, *, until: float
     ) -> asyncio.Future[Received | Exception] | None:
         """Send a request at once; its one answer, or why there is none, comes to the future: for `result`.
 
         None where `tell` returns False.
         """
-        waiting = _one(subject, self.life, seconds)
+        if not self._is_ready:
+            return None
+        waiting = _One(subject, self.life, until, self._loop.create_future())
         return waiting.answer if self._begin(waiting, payload, headers) else None
 
     def tell(
-        self, subject: str, payload: bytes, headers: Mapping[str, str], *, seconds: float, answered: Answered
+        self, subject: str, payload: bytes, headers: Mapping[str, str], *, until: float, answered: Answered
     ) -> bool:
         """Send a request at once and let a function know of its answer; False, and nothing sent, where that cannot be.
 
         It cannot while the connection is down, before the first request of all, and over a plain client of nats-py.
         """
-        until = asyncio.get_running_loop().time() + seconds
-        return self._begin(_Told(subject, self.life, until, answered), payload, headers)
+        return self._is_ready and self._begin(_Told(subject, self.life, until, answered), payload, headers)
+
+    @property
+    def _is_ready(self) -> bool:
+        """Whether a request can be sent at once."""
+        return self._listening is not None and self._client.is_connected and self._denied != self.life
 
     def _begin(self, waiting: _One | _Told, payload: bytes, headers: Mapping[str, str] | None) -> bool:
-        if self._listening is None or not self._client.is_connected or self._denied == waiting.life:
-            return False
         token = self._keep(waiting)
         if self._transport.publish_now(waiting.subject, payload, f"{self._inbox}.{token}", headers):
             return True
@@ -262,7 +267,7 @@ class Requests:
         token = str(self._sent)
         self._waiting[token] = waiting
         if self._look is None:
-            self._look = asyncio.get_running_loop().call_later(_LOOK_SECONDS, self._look_after_connection)
+            self._look = self._loop.call_later(_LOOK_SECONDS, self._look_after_connection)
         return token
 
     def _no_inbox(self) -> PermissionDeniedError:
@@ -275,6 +280,7 @@ class Requests:
     async def _open(self) -> None:
         async with self._opening:
             if self._listening is None:
+                self._loop = asyncio.get_running_loop()
                 self._inbox = self._client.new_inbox()
                 self._listening = await self._transport.subscribe(f"{self._inbox}.>", self._receive)
 
@@ -295,19 +301,14 @@ class Requests:
     def _look_after_connection(self) -> None:
         """End what a lost connection will not answer, and what has waited long enough; look again while any waits."""
         self._look = None
-        now, connected, life = asyncio.get_running_loop().time(), self._client.is_connected, self.life
+        now, connected, life = self._loop.time(), self._client.is_connected, self.life
         for token, waiting in list(self._waiting.items()):
             if not connected or waiting.life != life:
                 self._fail(token, UnansweredError("the connection was lost"))
             elif waiting.until <= now:
                 self._fail(token, UnansweredError(f"no answer on {waiting.subject!r}"))
         if self._waiting:
-            self._look = asyncio.get_running_loop().call_later(_LOOK_SECONDS, self._look_after_connection)
-
-
-def _one(subject: str, life: int, seconds: float) -> _One:
-    loop = asyncio.get_running_loop()
-    return _One(subject, life, loop.time() + seconds, loop.create_future())
+            self._look = self._loop.call_later(_LOOK_SECONDS, self._look_after_connection)
 
 
 async def _in_time(waiting: _Many, seconds: float) -> Received | Exception:

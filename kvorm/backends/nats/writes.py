@@ -10,6 +10,9 @@ from collections.abc import Callable, Mapping
 from datetime import timedelta
 from typing import Final, NamedTuple, Protocol
 
+import msgspec
+from msgspec.structs import replace
+
 from kvorm.backends import message
 from kvorm.backends.base import Deadline
 from kvorm.backends.nats import replies
@@ -25,7 +28,7 @@ _IN_PROCESS: Final = 10158
 _PROBE: Final = {message.ROLLUP: "kvorm-probe"}
 
 
-class Write(NamedTuple):
+class Write(msgspec.Struct, frozen=True, gc=False):
     """One write, the same whenever it is sent."""
 
     subject: str
@@ -39,7 +42,7 @@ class Write(NamedTuple):
         """Return the same write under another id of its own; its expectation lets only one of the two in."""
         number = self.renewals + 1
         headers = {**self.headers, message.OPERATION_ID: message.sent_id(self.operation_id or "", number)}
-        return self._replace(headers=headers, renewals=number)
+        return replace(self, headers=headers, renewals=number)
 
     def sent_ids(self) -> list[str]:
         """Return the ids it was sent under."""
