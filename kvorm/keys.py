@@ -111,7 +111,8 @@ class KeyShape:
         self.plain = self._plain_spelling()
         """Matches raw keys that need no decoding, each as its only spelling: a group for each field."""
         self._is_plain = self.plain.fullmatch
-        self._are_texts = all(field.from_text is str for field in fields)
+        self.are_texts = all(field.from_text is str for field in fields)
+        """Whether the texts of all fields are their values."""
 
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, KeyShape):
@@ -135,7 +136,7 @@ class KeyShape:
         Raises:
             ValueError: one stands for none of its field's values.
         """
-        if self._are_texts:
+        if self.are_texts:
             return texts
         return tuple([from_text(text) for from_text, text in zip(self._from_text, texts, strict=True)])
 

@@ -219,7 +219,10 @@ class CompiledMapping(Generic[M]):
     def spells(self, raw_key: str, key: entry.Key) -> bool:
         """Whether a raw key is plainly that of a key; if not it may be all the same."""
         match = self._match_plain(raw_key)
-        return match is not None and self.shape.values(match.groups()) == key and len(raw_key) <= MAX_RAW_KEY_BYTES
+        if match is None or len(raw_key) > MAX_RAW_KEY_BYTES:
+            return False
+        texts = match.groups()
+        return texts == key if self.shape.are_texts else self.shape.values(texts) == key
 
     def _plain_key(self, raw_key: str) -> entry.Key | None:
         """Return the key of a raw key that needs neither decoding nor validation."""

@@ -31,7 +31,7 @@ _INACTIVE: Final = timedelta(seconds=5)
 _CREATION_SECONDS: Final = 1.0
 _STORED: Final = "$JS.ACK."
 _STALLED: Final = "Nats-Consumer-Stalled"
-_TURN: Final = 128
+_TURN: Final = 256
 """Messages read before others have their turn."""
 
 

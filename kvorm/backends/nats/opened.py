@@ -58,6 +58,7 @@ class OpenedStream:
         self.allows_batches = bool(config.get("allow_batched"))
         self.is_nearest = self.allows_direct and (self._reads == "nearest" or not self.is_replicated)
         self._prefix = f"$KV.{settings.name}."
+        self._key_start = len(self._prefix)
         self._written_prefix = f"{self.link.subject_root}.{settings.name}."
         limit: int = config.get("max_msg_size", -1)
         self.remembers_seconds = config.get("duplicate_window", 0) / 1e9
@@ -99,7 +100,7 @@ class OpenedStream:
 
     def delivered(self, message: Received) -> RawChange:
         """Return what a delivered message says."""
-        return replies.plain_delivery(message, self._prefix) or self.change(replies.stored(message))
+        return replies.plain_delivery(message, self._key_start) or self.change(replies.stored(message))
 
     def _answered(self, answer: Received) -> RawChange | None:
         """Return what an answer to a direct get says; None where nothing is there or nothing more comes.

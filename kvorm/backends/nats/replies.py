@@ -128,8 +128,11 @@ def plain_answer(answer: Received, prefix: str) -> RawEntry | None:
     )
 
 
-def plain_delivery(message: Received, prefix: str) -> RawEntry | None:
-    """Parse a delivered message if it is an entry with the usual headers, or none; as `plain_answer`."""
+def plain_delivery(message: Received, start: int) -> RawEntry | None:
+    """Parse a delivered message if it is an entry with the usual headers, or none.
+
+    The raw key begins at `start` of its subject.
+    """
     raw_headers = message.raw_headers
     operation_id: bytes | None = None
     if raw_headers is not None:
@@ -137,9 +140,10 @@ def plain_delivery(message: Received, prefix: str) -> RawEntry | None:
         if match is None:
             return None
         operation_id = match[1]
-    _, sequence, _, written, _ = _delivery(message.reply)
+    reply = message.reply
+    _, sequence, _, written, _ = reply.rsplit(".", 4) if reply.count(".") == _SHORT_DOTS else _long(reply)
     return RawEntry(
-        message.subject[len(prefix) :],
+        message.subject[start:],
         message.data,
         int(sequence),
         at(int(written)),
@@ -190,7 +194,8 @@ def from_leader(found: Mapping[str, Any]) -> StoredMessage:
 
 def delivered(message: Received) -> Delivered:
     """Parse the reply subject of a delivered message."""
-    _, sequence, number, written, pending = _delivery(message.reply)
+    reply = message.reply
+    _, sequence, number, written, pending = reply.rsplit(".", 4) if reply.count(".") == _SHORT_DOTS else _long(reply)
     return Delivered(int(sequence), int(number), int(written), int(pending))
 
 
@@ -200,12 +205,9 @@ def stored(message: Received) -> StoredMessage:
     return StoredMessage(message.subject, of.sequence, at(of.written_at), message.headers or {}, message.data)
 
 
-def _delivery(reply: str) -> list[str]:
-    """Return what stands before the sequence in a reply subject, the sequence, and what follows.
-
-    It has a short and a long form. Source: ADR-15.
-    """
-    return reply.rsplit(".", 4) if reply.count(".") == _SHORT_DOTS else reply.split(".")[6:11]
+def _long(reply: str) -> list[str]:
+    """Return of the long form of a reply subject what `rsplit` gives of the short one. Source: ADR-15."""
+    return reply.split(".")[6:11]
 
 
 def _foreign(answer: Received) -> str:
