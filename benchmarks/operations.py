@@ -13,8 +13,8 @@ from functools import partial
 from benchmarks.peers import Beside, Clients, Peer, compare, key
 from benchmarks.timing import AT_ONCE, Case, Way, Work, at_once, one_by_one
 
-CALLS = 300
-REPEATS = 12
+CALLS = 2_000
+REPEATS = 10
 
 
 def ours(each: Beside) -> dict[str, Work]:
