@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 
 from kvorm.testing.servers import NatsCluster, NatsServer
@@ -15,15 +16,20 @@ CALLS, WAVE = 500, 100
 MANY, MANY_WAVE = 120_000, 2_000
 """Above 100,000 the server tells its subjects in pages; the wave shifts them by more than those pages overlap."""
 
+MANY_LISTERS = 4
+"""So many side by side, or the writers have nearly all of the process while one lists."""
+
 CALLS_OF_EACH = 10_000
 
+FEW_KEYS = Load(calls=CALLS, wave=WAVE)
+MANY_KEYS = Load(standing=MANY, calls=CALLS, listers=MANY_LISTERS, wave=MANY_WAVE)
 LOADS = {
-    "one server": Load(history=1, calls=CALLS, wave=WAVE),
-    "one server, history 10": Load(history=10, calls=CALLS, wave=WAVE),
-    f"one server, {MANY:,} keys": Load(history=1, standing=MANY, calls=CALLS, wave=MANY_WAVE),
-    f"one server, {MANY:,} keys, history 10": Load(history=10, standing=MANY, calls=CALLS, wave=MANY_WAVE),
-    "cluster": Load(history=1, replicas=3, calls=CALLS, wave=WAVE),
-    "cluster, history 10": Load(history=10, replicas=3, calls=CALLS, wave=WAVE),
+    "one server": FEW_KEYS,
+    "one server, history 10": replace(FEW_KEYS, history=10),
+    f"one server, {MANY:,} keys": MANY_KEYS,
+    f"one server, {MANY:,} keys, history 10": replace(MANY_KEYS, history=10),
+    "cluster": replace(FEW_KEYS, replicas=3),
+    "cluster, history 10": replace(FEW_KEYS, replicas=3, history=10),
 }
 
 

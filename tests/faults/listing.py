@@ -59,6 +59,8 @@ class Load:
     standing: int = 200
     calls: int = 500
     """Of each operation."""
+    listers: int = 1
+    """How many make them, side by side."""
     wave: int = 0
     """So many keys are made and then erased from the stream at one stroke, again and again."""
 
@@ -238,12 +240,20 @@ async def under_fire(writing_urls: list[str], listing_urls: list[str], load: Loa
     report, lives = Report(), Lives()
     async with _things(listing_urls, load) as things, _fire(writing_urls, load, lives, report) as fire:
         lister = Lister(lives, report)
-        for number in range(load.calls):
-            tenant = [None, None, WRITERS[number % len(WRITERS)]][number % 3]
-            for operation in (lister.find, lister.keys, lister.count):
-                lives.forget(time.monotonic())
-                await operation(things, tenant)
-                fire.check()
+        begun = dict.fromkeys(range(load.listers), time.monotonic())
+
+        async def call(first: int) -> None:
+            for number in range(first, load.calls, load.listers):
+                tenant = [None, None, WRITERS[number % len(WRITERS)]][number % 3]
+                for operation in (lister.find, lister.keys, lister.count):
+                    begun[first] = time.monotonic()
+                    lives.forget(min(begun.values()))
+                    await operation(things, tenant)
+                    fire.check()
+
+        async with asyncio.TaskGroup() as listers:
+            for first in begun:
+                listers.create_task(call(first))
         await fire.stop()
         await asyncio.sleep(2 + SLACK_SECONDS)
         now = time.monotonic()
