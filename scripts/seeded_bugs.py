@@ -112,9 +112,23 @@ BUGS: Final = [
     Bug(
         "what was told before a gap is told again",
         "backends/nats/watch.py",
-        "if messages[0].sequence <= self._position:",
+        "if delivered(messages[0]).sequence <= self._position:",
         "if False:",
         (*PYTEST, "tests/faults/test_watches.py", "-k", "one_server or caught_up"),
+    ),
+    Bug(
+        "what expired before its answer came is stored again",
+        "backends/nats/opened.py",
+        "        return lifetime if settings.marker_ttl is None else",
+        "        return None if settings.marker_ttl is not None else",
+        (*PYTEST, "tests/faults/test_writes.py", "-k", "expired"),
+    ),
+    Bug(
+        "a save that waits is written into whatever bucket there is",
+        "backends/nats/writes.py",
+        "check=self._reader.check_same_life,",
+        "",
+        (*PYTEST, "tests/faults/test_writes.py", "-k", "another_bucket"),
     ),
     Bug(
         "the initial state ends early",
