@@ -40,7 +40,8 @@ SLACK_SECONDS = 3.0
 _WRITE_SECONDS = 60.0
 """How long a write may take beside lists of many keys."""
 
-_CALL_SECONDS = timedelta(seconds=20)
+_CALL_SECONDS = timedelta(seconds=60)
+"""How long a list may wait for its next portion where several are made of many keys, beside their writers."""
 _LOADED_AT_ONCE = 500
 
 
