@@ -129,8 +129,7 @@ class Deadline:
         now = self._now()
         if now >= self._end:
             return 0.0
-        moment = now + seconds
-        return min(moment, self._end)
+        return min(now + seconds, self._end)
 
     @property
     def passed(self) -> bool:
