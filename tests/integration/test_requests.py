@@ -67,3 +67,18 @@ async def test_no_answer_at_all_ends_with_the_budget(nats_server: NatsServer) ->
 
     with pytest.raises(StoreTimeoutError, match=r"slow\."):
         await ask(nats_server, answer, timedelta(seconds=1.5))
+
+
+async def test_whoever_stops_waiting_leaves_at_once_however_often_it_was_asked(nats_server: NatsServer) -> None:
+    asked_again = asyncio.Event()
+
+    async def answer(number: int, message: Msg) -> None:
+        if number == 3:
+            asked_again.set()
+
+    asking = asyncio.create_task(ask(nats_server, answer, timedelta(seconds=60)))
+    await asked_again.wait()
+    asking.cancel()
+    ended, _ = await asyncio.wait({asking}, timeout=5)
+    assert ended
+    assert asking.cancelled()

@@ -30,6 +30,7 @@ ONCE_BROKEN = [
     (715, Traits(made_anew=0.0)),  # W4: written into another bucket, after a wait for the connection
     (47, Traits(lifetime=0.2)),  # S8: a marker of a second was gone before a replica that stood still told of it
     (98, Traits(lifetime=0.2)),
+    (29088, Traits(lifetime=1.0, made_anew=0.3)),  # S8: a view in a new bucket waited for what it had asked of the old
 ]
 
 

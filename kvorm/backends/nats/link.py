@@ -212,14 +212,15 @@ class Link:
             while not deadline.passed:
                 send = self.send(subject, payload, deadline=deadline, patience=deadline.remaining())
                 asked.append(asyncio.create_task(send))
+                waiting.add(asked[-1])
                 ended, waiting = await asyncio.wait(
-                    {*waiting, asked[-1]}, timeout=FIRST_PATIENCE, return_when=asyncio.FIRST_COMPLETED
+                    waiting, timeout=FIRST_PATIENCE, return_when=asyncio.FIRST_COMPLETED
                 )
                 for one in ended:
                     with suppress(UnansweredError):
                         return one.result()
         finally:
-            for one in waiting:
+            for one in asked:
                 one.cancel()
             await asyncio.gather(*asked, return_exceptions=True)
         raise StoreTimeoutError(f"no answer on {subject!r} within {_seconds(deadline)} s", timeout=deadline.timeout)
