@@ -167,7 +167,7 @@ class CompiledMapping(Generic[M]):
             InvalidKeyError: one is not set.
         """
         try:
-            return self._key_fields(vars(value))
+            return self._key_fields(value.__dict__)
         except KeyError as error:
             raise InvalidKeyError(f"the key field {error} of this {self.model.__name__} is not set", key=None) from None
 

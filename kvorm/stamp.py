@@ -33,12 +33,13 @@ class Stamp(msgspec.Struct, frozen=True, gc=False):
 
 def stamp_of(value: BaseModel) -> Stamp | None:
     """Return the stamp of an object, or None if it was never read or stored."""
-    return cast("Stamp | None", vars(value).get(STAMP))
+    return cast("Stamp | None", value.__dict__.get(STAMP))
 
 
 def set_stamp(value: BaseModel, stamp: Stamp) -> None:
     """Put a stamp on an object, frozen or not."""
-    vars(value)[STAMP] = stamp
+    # On each entry's way: `vars(value)` takes twice as long.
+    value.__dict__[STAMP] = stamp
 
 
 def revision_of(value: BaseModel) -> int | None:

@@ -68,7 +68,7 @@ class Watch(Generic[M]):
         while True:
             try:
                 for raw in self._at_hand:
-                    event = self._tell(raw)
+                    event = self._entry(raw) if isinstance(raw, RawEntry) else self._sign(raw)
                     if event is not None:
                         return event
             except Exception as error:
@@ -82,17 +82,18 @@ class Watch(Generic[M]):
                 raise asyncio.CancelledError(*portion.args)
             self._at_hand = iter(portion)
 
-    def _tell(self, raw: RawEvent) -> Event[M] | None:
-        """Return what a reader is told of an event; None if that is nothing."""
+    def _entry(self, raw: RawEntry) -> Entry[M] | None:
         feed = self._feed
-        if isinstance(raw, RawEntry):
-            feed.revision = raw.revision
-            try:
-                return feed.typed.entry(raw)
-            except DecodeError as error:
-                if feed.is_of_model(raw):
-                    left_out(error, self._on_invalid)
-                return None
+        feed.revision = raw.revision
+        try:
+            return feed.typed.entry(raw)
+        except DecodeError as error:
+            if feed.is_of_model(raw):
+                left_out(error, self._on_invalid)
+            return None
+
+    def _sign(self, raw: RawEvent) -> Marker | CaughtUp | Reset | None:
+        feed = self._feed
         feed.note(raw)
         if isinstance(raw, RawMarker):
             return feed.typed.marker(raw) if feed.is_of_model(raw) else None

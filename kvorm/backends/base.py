@@ -19,11 +19,13 @@ Reads: TypeAlias = Literal["latest", "nearest"]
 
 EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 
+_from_timestamp = datetime.fromtimestamp
+
 
 def at(nanoseconds: int) -> datetime:
     """Return the time that a store tells in nanoseconds since 1970, to the microsecond."""
     # A float holds the microseconds of 285 years exactly.
-    return datetime.fromtimestamp(nanoseconds // 1000 / 1e6, UTC)
+    return _from_timestamp(nanoseconds // 1000 / 1e6, UTC)
 
 
 MarkReason: TypeAlias = Literal["deleted", "purged"]

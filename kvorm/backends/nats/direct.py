@@ -79,7 +79,7 @@ class DirectClient(Client):
 
     def __init__(self) -> None:
         super().__init__()
-        self._takers: dict[int, Take] = {}
+        self._takers: dict[str, Take] = {}
         self._writes_soon = False
         self._ps = _DirectParser(self, self._takers)
 
@@ -150,7 +150,7 @@ class DirectClient(Client):
 
     async def _process_msg(self, sid: int, subject: bytes, reply: bytes, data: bytes, headers: bytes) -> None:
         """Take what the parser left to nats-py, for it came amid other things."""
-        take = self._takers.get(sid)
+        take = self._takers.get(str(sid))
         if take is None:
             await super()._process_msg(sid, subject, reply, data, headers)
             return
@@ -162,7 +162,7 @@ class DirectClient(Client):
 class _DirectParser(Parser):
     """Hands over the messages at the front of what was read that have a taker; nats-py does the rest."""
 
-    def __init__(self, client: DirectClient, takers: Mapping[int, Take]) -> None:
+    def __init__(self, client: DirectClient, takers: Mapping[str, Take]) -> None:
         super().__init__(client)  # pyright: ignore[reportUnknownMemberType]
         self._client = client
         self._takers = takers
@@ -187,28 +187,29 @@ class _DirectParser(Parser):
                 if end < 0:
                     return length - position >= MAX_CONTROL_LINE_SIZE
                 # MSG subject sid [reply] size; HMSG subject sid [reply] header-size size
-                words = buffer[position:end].split()
+                # The server puts single spaces between them; a space of another alphabet is part of a subject.
+                words = buffer[position:end].decode().split(" ")
                 number = len(words)
                 if number < 4:
                     return True
-                take = takers.get(int(words[2]))
+                take = takers.get(words[2])
                 if take is None:
                     return True
                 body = start = end + end_size
                 past = start + int(words[-1])
                 if length < past + end_size:
                     return False
-                if words[0] == b"MSG":
-                    reply, raw_headers = words[3].decode() if number == 5 else "", None
-                elif words[0] == b"HMSG":
+                if words[0] == "MSG":
+                    reply, raw_headers = words[3] if number == 5 else "", None
+                elif words[0] == "HMSG":
                     body += int(words[-2])
-                    reply, raw_headers = words[3].decode() if number == 6 else "", buffer[start:body]
+                    reply, raw_headers = words[3] if number == 6 else "", buffer[start:body]
                 else:
                     return True
                 position = past + end_size
                 messages += 1
                 size += past - body
-                take(Received(words[1].decode(), reply, raw_headers, buffer[body:past]))
+                take(Received(words[1], reply, raw_headers, buffer[body:past]))
         except ValueError:
             return True  # malformed: nats-py says so
         finally:
@@ -258,6 +259,7 @@ def parse_headers(block: bytes) -> dict[str, str]:
     return headers
 
 
-def _id(subscription: Subscription) -> int:
+def _id(subscription: Subscription) -> str:
+    """Return its number as the server spells it."""
     number: int = subscription._id  # pyright: ignore[reportPrivateUsage]
-    return number
+    return str(number)
