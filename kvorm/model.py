@@ -349,7 +349,7 @@ def _as_bucket(bucket: Bucket | str) -> Bucket:
     return Bucket(bucket)
 
 
-def _picking(names: tuple[str, ...]) -> Callable[[dict[str, object]], entry.Key]:
+def _picking(names: tuple[str, ...]) -> Callable[[NamedValues[str, object]], entry.Key]:
     """Return what picks fields by their names, in this order. Raises KeyError for the first one that is missing."""
     match names:
         case ():
@@ -357,7 +357,7 @@ def _picking(names: tuple[str, ...]) -> Callable[[dict[str, object]], entry.Key]
         case (name,):
             return lambda held: (held[name],)
         case _:
-            return cast("Callable[[dict[str, object]], entry.Key]", itemgetter(*names))
+            return cast("Callable[[NamedValues[str, object]], entry.Key]", itemgetter(*names))
 
 
 def _marked_fields(model: type[BaseModel]) -> list[str]:

@@ -38,8 +38,8 @@ def stamp_of(value: BaseModel) -> Stamp | None:
 
 def set_stamp(value: BaseModel, stamp: Stamp) -> None:
     """Put a stamp on an object, frozen or not."""
-    # On each entry's way: `vars(value)` takes twice as long.
-    value.__dict__[STAMP] = stamp
+    # Each entry comes by here, and `vars(value)` takes twice as long.
+    value.__dict__[STAMP] = stamp  # pyright: ignore[reportIndexIssue]
 
 
 def revision_of(value: BaseModel) -> int | None:
