@@ -24,7 +24,7 @@ from benchmarks.codec import NESTED, SMALL
 from kvorm import Bucket, CaughtUp, Entry, Mapping, Repository
 from kvorm.testing.servers import NatsServer
 
-REPEATS = 5
+REPEATS = 10
 ENTRIES = 100_000
 LIVE_KEYS = 1_000
 UPDATES = 20_000

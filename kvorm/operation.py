@@ -48,6 +48,9 @@ class Carried(Enum):
 CARRIED: Final = Carried.CARRIED
 """Expect the revision that the object itself carries, or ABSENT if it carries none."""
 
+_NO_REVISION: Final = (Absent, Any_, Carried)
+"""What else than a revision a write may expect. A union spelled out in the check would be built for each write."""
+
 
 class _OvertakenError(Exception):
     """Another writer was faster; apart from what `apply` itself may raise."""
@@ -270,7 +273,7 @@ def check_expect(expect: Any) -> None:
     Raises:
         ValueError: it is neither ABSENT nor ANY nor a revision.
     """
-    if not isinstance(expect, Absent | Any_ | Carried):
+    if not isinstance(expect, _NO_REVISION):
         check_revision("expect", expect, or_else="ABSENT, ANY or ")
 
 
