@@ -31,6 +31,7 @@ ONCE_BROKEN = [
     (47, Traits(lifetime=0.2)),  # S8: a marker of a second was gone before a replica that stood still told of it
     (98, Traits(lifetime=0.2)),
     (29088, Traits(lifetime=1.0, made_anew=0.3)),  # S8: a view in a new bucket waited for what it had asked of the old
+    (55127, Traits(made_anew=0.3)),  # S6: an answer that took a second was the last word about a bucket made anew
 ]
 
 

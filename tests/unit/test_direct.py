@@ -46,7 +46,7 @@ def messages(draw: st.DrawFn) -> tuple[bytes, Received | None]:
 async def read_in_pieces(pieces: Sequence[bytes]) -> list[Received]:
     client = DirectClient()
     taken: list[Received] = []
-    client._takers[TAKEN] = taken.append
+    client._takers[str(TAKEN)] = taken.append
     for piece in pieces:
         await client._ps.parse(piece)
     assert not client._ps.buf

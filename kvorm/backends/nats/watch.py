@@ -274,13 +274,14 @@ class NatsWatch(Generic[C]):
         """
         doubt: Deadline | None = None
         while True:
+            # What counts is when it is asked, after a first answer has come: either may take long.
+            is_last_word = doubt is not None and doubt.passed
             state = await self._stream.state(deadline)
             if state is not None and (state.last >= self._position or not state.replicated):
                 return state
-            # From its first answer on: the question itself may take long.
-            doubt = doubt or Deadline(_DOUBT)
-            if doubt.passed:
+            if is_last_word:
                 break
+            doubt = doubt or Deadline(_DOUBT)
             await asyncio.sleep(_RETRY_SECONDS)
         if state is None:
             name = self.stream.removeprefix("KV_")
