@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator
 from typing import Any, Final, NamedTuple, Protocol
 
@@ -11,6 +12,7 @@ from kvorm.testing.simulation.network import Connection, SimulatedNetwork
 
 MAX_PAYLOAD: Final = 1024 * 1024
 VERSION: Final = "2.15.1"
+_WILDCARD: Final = re.compile(r"[*>]")
 _END: Final = b"\r\n"
 
 
@@ -133,7 +135,8 @@ class Session:
         self._buffer = bytearray()
         # By the number that the client gave each; few enough to look at all of them.
         self._exact: dict[str, dict[str, None]] = {}
-        self._wild: dict[str, str] = {}
+        # Those with a wildcard, each behind what stands before that.
+        self._wild: dict[str, tuple[str, str]] = {}
         self._subjects: dict[str, str] = {}
 
     @property
@@ -154,12 +157,20 @@ class Session:
 
     def wants(self, subject: str) -> bool:
         """Whether the client subscribed to a subject."""
-        return bool(self._exact.get(subject)) or any(_lies_in(subject, one) for one in self._wild.values())
+        return bool(self._subscribed(subject))
+
+    def _subscribed(self, subject: str) -> list[str]:
+        """Return the numbers of the subscriptions to a subject."""
+        numbers = list(self._exact.get(subject, ()))
+        for sid, (start, wildcard) in self._wild.items():
+            if subject.startswith(start) and matches(wildcard, subject):
+                numbers.append(sid)
+        return numbers
 
     def deliver(self, message: Published) -> bool:
         """Hand a message to the client if it wants it, once for each of its subscriptions."""
         subject, wanted = message.subject, message.inbox or message.subject
-        numbers = [*self._exact.get(wanted, ()), *(sid for sid, one in self._wild.items() if _lies_in(wanted, one))]
+        numbers = self._subscribed(wanted)
         for sid in numbers:
             reply = f" {message.reply}" if message.reply else ""
             size = len(message.block) + len(message.data)
@@ -206,8 +217,8 @@ class Session:
                 self.send(b"PONG\r\n")
             case ["SUB", subject, *_, sid]:
                 self._subjects[sid] = subject
-                if "*" in subject or ">" in subject:
-                    self._wild[sid] = subject
+                if wildcard := _WILDCARD.search(subject):
+                    self._wild[sid] = (subject[: wildcard.start()], subject)
                 else:
                     self._exact.setdefault(subject, {})[sid] = None
             case ["UNSUB", sid, *_]:
@@ -216,9 +227,3 @@ class Session:
                 self._exact.get(subject, {}).pop(sid, None)
             case _:
                 pass  # CONNECT, PONG
-
-
-def _lies_in(subject: str, wildcard: str) -> bool:
-    if wildcard.endswith(".>") and "*" not in wildcard:
-        return subject.startswith(wildcard[:-1])
-    return matches(wildcard, subject)
