@@ -219,8 +219,17 @@ class Writer:
 
         Raises:
             StoreTimeoutError: nothing can tell.
+            BucketNotFoundError: the bucket is gone, or another one.
         """
         await self._reader.check_same_life(deadline)
+        found = await self._look_for(write, server, deadline)
+        if not isinstance(found, int):
+            # An answer may take long: that nothing was found counts if it is the same bucket still.
+            await self._reader.check_same_life(deadline)
+        return found
+
+    async def _look_for(self, write: Write, server: str, deadline: Deadline) -> int | _Again | None:
+        """Look for a write where it was to be stored, and at what was stored there instead."""
         expected = write.expected or 0
         latest = await self._reader.latest(write.subject, deadline)
         if latest is not None and _is(latest, write):
