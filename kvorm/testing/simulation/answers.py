@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from base64 import b64encode
 from collections.abc import Mapping
 from datetime import datetime
 from typing import Any, Final, NamedTuple
+
+import msgspec
 
 from kvorm.backends.log import StoredMessage
 from kvorm.backends.nats.direct import header_block
@@ -49,18 +50,18 @@ def api(kind: str, body: Mapping[str, Any] | Refusal) -> bytes:
     """Return an answer of the API."""
     if isinstance(body, Refusal):
         body = {"error": body._asdict()}
-    return json.dumps({"type": f"{_TYPE}{kind}_response", **body}).encode()
+    return msgspec.json.encode({"type": f"{_TYPE}{kind}_response", **body})
 
 
 def acknowledged(stream: str, sequence: int, *, duplicate: bool = False) -> bytes:
     """Return the acknowledgement of a write."""
     told: dict[str, Any] = {"stream": stream, "seq": sequence}
-    return json.dumps({**told, "duplicate": True} if duplicate else told).encode()
+    return msgspec.json.encode({**told, "duplicate": True} if duplicate else told)
 
 
 def refused(stream: str, refusal: Refusal) -> bytes:
     """Return the refusal of a write."""
-    return json.dumps({"error": refusal._asdict(), "stream": stream, "seq": 0}).encode()
+    return msgspec.json.encode({"error": refusal._asdict(), "stream": stream, "seq": 0})
 
 
 def message(stored: StoredMessage) -> dict[str, Any]:

@@ -9,6 +9,8 @@ from functools import partial
 from random import Random
 from typing import Any, Final
 
+import msgspec
+
 from kvorm.backends.log import StoredMessage
 from kvorm.backends.nats.direct import parse_headers
 from kvorm.keys import matches
@@ -171,7 +173,7 @@ class JetStream:
             # CONSUMER.CREATE.<stream>.<consumer>
             kind, _, name = kind.rpartition(".")
             rest = f"{name}.{rest}"
-        body: dict[str, Any] = json.loads(message.data) if message.data else {}
+        body: dict[str, Any] = msgspec.json.decode(message.data) if message.data else {}
         handler = self._handlers().get(kind or rest)
         if handler is None:
             raise AssertionError(f"{verb} is not simulated")
