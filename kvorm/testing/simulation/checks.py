@@ -184,7 +184,12 @@ def _check_history(call: Call, truth: Truth) -> Iterator[Violation]:
     for life in truth.lives:
         for one in life.by_key.get(call.key, ()):
             moments.update(moment for moment in (one.at, one.gone) if call.start <= moment <= call.end)
-    possible = [life.held(call.key, moment) for life in truth.lives_during(call.start, call.end) for moment in moments]
+    lives = truth.lives_during(call.start, call.end)
+    possible = [life.held(call.key, moment) for life in lives for moment in moments]
+    for life in lives:
+        for one in life.by_key.get(call.key, ()):
+            if one.reason == "expired" and call.start <= one.at <= call.end:
+                possible += life.expiring(call.key, one.at)
     if call.seen not in possible and not (len(truth.lives) > 1 and not call.seen):
         yield Violation("R4", f"at no moment that was all that was kept: {call}; it was {possible}")
 

@@ -90,6 +90,12 @@ class Life:
         """Return what was kept of a key just after a moment."""
         return [one.seen for one in self.by_key.get(key, ()) if one.at <= moment + SLACK and one.gone > moment + SLACK]
 
+    def expiring(self, key: str, moment: float) -> Iterator[list[Seen]]:
+        """Yield what was kept of a key while it expired: the oldest goes first, the last waits for its marker."""
+        going = [one.seen for one in self.by_key.get(key, ()) if abs(one.gone - moment) <= SLACK and one.at < moment]
+        for number in range(1, len(going)):
+            yield going[number:]
+
 
 @dataclass(slots=True)
 class Truth:
