@@ -19,10 +19,14 @@ class InitialState:
     later then, as what it is by then. Its counts of what is pending do not tell, so the leader is asked.
     """
 
-    def __init__(self, stream: Stream, last: int, *, whole: bool, changed_after: ChangedAfter) -> None:
-        """Begin when the stream ends at `last`; `whole` if every key will be told, not only those that changed."""
+    def __init__(self, stream: Stream, last: int, *, whole: bool, may_lag: bool, changed_after: ChangedAfter) -> None:
+        """Begin when the stream ends at `last`; `whole` if every key will be told, not only those that changed.
+
+        `may_lag` if the replica that tells them may not have come to that end.
+        """
         self._stream = stream
         self._whole = whole
+        self._may_lag = may_lag
         self._changed_after = changed_after
         self.last = last
         self._bound = last
@@ -62,6 +66,9 @@ class InitialState:
         elif self._whole:
             self._owed = subjects.difference(*self._told)
             self._told.clear()
+            if self._may_lag:
+                # It may have told of a key as it was before the end, and what was there at the end is gone.
+                self._owed |= await self._changed_after(position)
         elif passed_before:
             self._owed = await self._changed_after(position)
         else:

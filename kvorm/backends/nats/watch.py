@@ -60,16 +60,19 @@ class NatsWatch(Generic[C]):
         read: Callable[[Received], C],
         outdate: Callable[[], None],
         options: Mapping[str, Any] = _NO_OPTIONS,
+        helps: bool = False,
     ) -> None:
         """Describe a watch; `incarnation` is the life of the bucket that a `start` after a revision means.
 
         `outdate` is called when the bucket turns out to be another one; `options` are further ones of its consumers.
+        One that `helps` another to see whether it is complete asks no third one.
         """
         self._stream = stream
         self._watches = watches
         self._read = read
         self._outdate = outdate
         self._options = options
+        self._helps = helps
         self._start = start
         self._incarnation = incarnation if isinstance(start, int) else ""
         # All changes up to here have been told.
@@ -306,6 +309,7 @@ class NatsWatch(Generic[C]):
                 self._stream,
                 state.last,
                 whole=isinstance(self._start, Replay),
+                may_lag=state.replicated and not self._helps,
                 changed_after=self._changed_after,
             )
 
@@ -313,7 +317,7 @@ class NatsWatch(Generic[C]):
         """Ask by another watch, of the headers of all keys: a key may be written anew whenever one looks for it."""
         latest: dict[str, int] = {}
         heads = watch_of_headers(
-            self._stream, incarnation=self._incarnation, watches=self._watches, outdate=self._outdate
+            self._stream, incarnation=self._incarnation, watches=self._watches, outdate=self._outdate, helps=True
         )
         async with aclosing(heads):
             async for event in heads:
@@ -335,7 +339,7 @@ class NatsWatch(Generic[C]):
 
 
 def watch_of_headers(
-    stream: Stream, *, incarnation: str, watches: Watches, outdate: Callable[[], None]
+    stream: Stream, *, incarnation: str, watches: Watches, outdate: Callable[[], None], helps: bool = False
 ) -> NatsWatch[Received]:
     """Describe a watch of what there is, without its values, but with their sizes."""
     return NatsWatch(
@@ -346,4 +350,5 @@ def watch_of_headers(
         read=lambda message: message,
         outdate=outdate,
         options={"headers_only": True},
+        helps=helps,
     )
