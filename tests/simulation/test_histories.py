@@ -34,6 +34,7 @@ ONCE_BROKEN = [
     (55127, Traits(made_anew=0.3)),  # S6: an answer that took a second was the last word about a bucket made anew
     (81401, Traits(made_anew=0.3, batches=False)),  # W1: stored again in a bucket made anew while it was looked for
     (207434, Traits(lifetime=0.2, batches=False)),  # R5: told by a replica that stood still, and gone when it went on
+    (275371, Traits(lifetime=0.2, batches=False)),  # W5: refused for its own write of before, which expired meanwhile
 ]
 
 
