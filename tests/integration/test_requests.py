@@ -34,6 +34,7 @@ async def ask(server: NatsServer, answer: Answer, timeout: timedelta) -> bytes:
 
     try:
         await responder.subscribe(subject, cb=on_question)
+        await responder.flush()  # nats-py sends its ping ahead of the subscription, which waits for a task of its own
         await responder.flush()
         return (await Link(client, domain=None).request(subject, b"", deadline=Deadline(timeout))).data
     finally:
