@@ -89,14 +89,14 @@ class Operation(Generic[M]):
     async def save(self, value: M, expect: Expect | Carried) -> int:
         """Store an object and stamp it; return the new revision."""
         raw_key, data = self.typed.encode(value)
-        carried = expected = self.expectation(value, raw_key, expect)
+        first = expected = self.expectation(value, raw_key, expect)
         while True:
             try:
                 return await self._put(value, raw_key, data, expected)
             except RefusedError as refused:
                 if self.may_save_again(refused, value, expect):
                     expected = _revision(refused)
-                elif carried is ABSENT and expected is not ABSENT and not isinstance(refused.current, RawEntry):
+                elif first is ABSENT and expected is not ABSENT and not isinstance(refused.current, RawEntry):
                     expected = ABSENT  # what it had stored itself is gone again
                 else:
                     raise self.typed.conflict(refused, raw_key, expected) from refused

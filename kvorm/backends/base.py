@@ -19,7 +19,8 @@ Reads: TypeAlias = Literal["latest", "nearest"]
 
 EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 
-_from_timestamp = datetime.fromtimestamp
+_from_timestamp: Final = datetime.fromtimestamp
+"""Bound once: each watched message has a time."""
 
 
 def at(nanoseconds: int) -> datetime:
