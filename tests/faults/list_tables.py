@@ -31,6 +31,8 @@ LOADS = {
     "cluster": replace(FEW_KEYS, replicas=3),
     "cluster, history 10": replace(FEW_KEYS, replicas=3, history=10),
 }
+PEER = "one server, history 10"
+"""Where nats-py is wrong in most of its lists, not now and then: what comes of it does not hang on luck."""
 
 
 async def fire_rows(directory: Path) -> AsyncIterator[Row]:
@@ -49,10 +51,10 @@ async def fire_rows(directory: Path) -> AsyncIterator[Row]:
         calls = f"{load.calls} of each of {', '.join(report.calls)}"
         yield Row([name, calls, *_figures(report), report.live, report.unlike], broken)
     with NatsServer(directory / "peer") as server:
-        report = await peer_under_fire([server.url], LOADS["one server"])
+        report = await peer_under_fire([server.url], LOADS[PEER])
     broken = [] if report.wrong_calls.total() else ["nats-py was right: the judge sees nothing"]
     calls = f"{report.calls.total()} of `keys` of nats-py"
-    yield Row(["one server", calls, *_figures(report), "", ""], broken)
+    yield Row([PEER, calls, *_figures(report), "", ""], broken)
 
 
 def _figures(report: Report) -> list[object]:
