@@ -1,6 +1,6 @@
 """Real servers, started when the first test asks for one. A missing binary is a failure, never a skip."""
 
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 
 import pytest
 
@@ -14,17 +14,15 @@ from kvorm.testing.servers import NatsCluster, NatsServer  # noqa: E402
 
 
 @pytest.fixture(scope="session")
-def nats_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[NatsServer]:
-    """One server that all tests share; they use buckets of their own and leave it running."""
-    with NatsServer(tmp_path_factory.mktemp("nats-server")) as server:
-        yield server
+def nats_server(shared_nats_server: NatsServer) -> NatsServer:
+    """One server that all tests share, whole; they use buckets of their own and leave it running."""
+    return shared_nats_server
 
 
 @pytest.fixture(scope="session")
-def nats_cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[NatsCluster]:
+def nats_cluster(shared_nats_cluster: NatsCluster) -> NatsCluster:
     """One cluster of three that all tests share, as `nats_server`."""
-    with NatsCluster(tmp_path_factory.mktemp("nats-cluster")) as cluster:
-        yield cluster
+    return shared_nats_cluster
 
 
 @pytest.fixture(params=["memory", "server", "cluster", "own client"])

@@ -27,7 +27,7 @@ from kvorm.backends.message import new_operation_id
 from kvorm.entry import ANY
 from kvorm.errors import KvormError, StoreTimeoutError, StoreUnavailableError
 from kvorm.store import Store
-from kvorm.testing.layer import CALLER, WRITES, Call, LayeredBackend, Verb
+from kvorm.testing.layer import CALLER, WRITES, Call, LayeredBackend, LayeredWatch, Verb
 
 T = TypeVar("T")
 
@@ -301,45 +301,25 @@ class FaultyLayer:
         return result
 
 
-class _LateWatch:
+class _LateWatch(LayeredWatch):
     """A watch that holds back some events, in their order."""
 
-    def __init__(self, below: BucketHandle, watch: RawWatch, faults: Faults) -> None:
-        self._below = below
-        self._watch = watch
+    def __init__(self, handle: BucketHandle, below: RawWatch, faults: Faults) -> None:
+        super().__init__(below)
+        self._handle = handle
         self._faults = faults
-        self._closed = asyncio.Event()
 
-    @property
-    def silent_for(self) -> float:
-        """As of the watch beneath."""
-        return self._watch.silent_for
-
-    def __aiter__(self) -> Self:
-        return self
-
-    async def __anext__(self) -> RawEvent:
-        event = await anext(self._watch)
-        if isinstance(event, RawEntry | RawMarker):
-            call = Call("deliver", self._below.settings.name, None, self._below, (event.raw_key,))
-            fault = self._faults.choose(call)
-            if fault is not None:
-                self._faults.happened.append(Happened(fault, call))
-                with suppress(TimeoutError):
-                    async with asyncio.timeout(self._faults.late_by.total_seconds()):
-                        await self._closed.wait()
-        if self._closed.is_set():
-            raise StopAsyncIteration
-        return event
-
-    async def next_at_hand(self) -> list[RawEvent]:
-        """Return the next event alone, so that each is held by itself."""
-        return [await anext(self)]
-
-    async def aclose(self) -> None:
-        """End it."""
-        self._closed.set()
-        await self._watch.aclose()
+    async def pass_on(self, event: RawEvent) -> None:
+        """Hold back an event of a key that a fault takes."""
+        if not isinstance(event, RawEntry | RawMarker):
+            return
+        call = Call("deliver", self._handle.settings.name, None, self._handle, (event.raw_key,))
+        fault = self._faults.choose(call)
+        if fault is not None:
+            self._faults.happened.append(Happened(fault, call))
+            with suppress(TimeoutError):
+                async with asyncio.timeout(self._faults.late_by.total_seconds()):
+                    await self._closed.wait()
 
 
 def _handle(call: Call) -> BucketHandle:

@@ -8,12 +8,12 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from contextvars import copy_context
-from typing import Any, Final, Self, TypeAlias, TypeVar
+from typing import Any, Final, TypeAlias, TypeVar
 
 from kvorm.backends.base import BucketHandle, Position, RawChange, RawEntry, RawEvent, RawMarker, RawWatch, Replay
 from kvorm.entry import CaughtUp, Reset
 from kvorm.keys import matches_any
-from kvorm.testing.layer import CALLER, Call
+from kvorm.testing.layer import CALLER, Call, LayeredWatch
 from kvorm.testing.story import Story, told_answer, told_call
 
 T = TypeVar("T")
@@ -206,26 +206,20 @@ class Interleaving:
         return result
 
 
-class _HeldWatch:
+class _HeldWatch(LayeredWatch):
     """A watch whose events, once it has caught up, come to its reader when it is their turn."""
 
     def __init__(
-        self, stage: Interleaving, name: str, below: BucketHandle, filters: Sequence[str], start: Replay | int
+        self, stage: Interleaving, name: str, handle: BucketHandle, filters: Sequence[str], start: Replay | int
     ) -> None:
+        super().__init__(handle.watch(filters, start=start))
         self.name = name
         self._stage = stage
-        self._below = below
+        self._bucket = handle.settings.name
         self._filters = filters
-        self._watch = below.watch(filters, start=start)
         self._expected = 0
         self._arrived = 0
         self._caught_up = False
-        self._closed = asyncio.Event()
-
-    @property
-    def silent_for(self) -> float:
-        """As of the watch beneath."""
-        return self._watch.silent_for
 
     @property
     def is_behind(self) -> bool:
@@ -234,14 +228,11 @@ class _HeldWatch:
 
     def expect(self, bucket: str, raw_key: str, revision: int) -> None:
         """Learn of a write."""
-        if bucket == self._below.settings.name and matches_any(self._filters, raw_key):
+        if bucket == self._bucket and matches_any(self._filters, raw_key):
             self._expected = revision
 
-    def __aiter__(self) -> Self:
-        return self
-
-    async def __anext__(self) -> RawEvent:
-        event = await anext(self._watch)
+    async def pass_on(self, event: RawEvent) -> None:
+        """Hold a change until it is its turn."""
         match event:
             case CaughtUp(revision=revision):
                 self._caught_up = True
@@ -255,18 +246,6 @@ class _HeldWatch:
                 await self._hold(event)
             case _:
                 pass
-        if self._closed.is_set():
-            raise StopAsyncIteration
-        return event
-
-    async def next_at_hand(self) -> list[RawEvent]:
-        """Return the next event alone, so that each is held by itself."""
-        return [await anext(self)]
-
-    async def aclose(self) -> None:
-        """End it."""
-        self._closed.set()
-        await self._watch.aclose()
 
     async def _hold(self, event: RawChange) -> None:
         waiting = asyncio.ensure_future(self._stage.wait_for_turn(self.name))
@@ -275,7 +254,7 @@ class _HeldWatch:
         try:
             await asyncio.wait([waiting, closed], return_when=asyncio.FIRST_COMPLETED)
             if held and waiting.done():
-                place = f"{self._below.settings.name}/{event.raw_key}"
+                place = f"{self._bucket}/{event.raw_key}"
                 self._stage.tell(self.name, f"  tells its reader of {place} at revision {event.revision}")
         finally:
             if waiting.done() and not waiting.cancelled():

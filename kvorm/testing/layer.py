@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
+from abc import ABC, abstractmethod
 from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Mapping, Sequence
 from contextlib import aclosing
 from contextvars import ContextVar
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import Final, Literal, Protocol, TypeAlias, TypeVar
+from typing import Final, Literal, Protocol, Self, TypeAlias, TypeVar
 
 from kvorm.backends.base import (
     Backend,
@@ -18,6 +20,7 @@ from kvorm.backends.base import (
     Pair,
     Put,
     RawChange,
+    RawEvent,
     RawHead,
     RawWatch,
     Replay,
@@ -261,3 +264,39 @@ class LayeredBucket:
         self, verb: Verb, deadline: Deadline, *raw_keys: str, data: bytes = b"", expect: Expect | None = None
     ) -> Call:
         return Call(verb, self.settings.name, deadline, self._below, raw_keys, data, expect)
+
+
+class LayeredWatch(ABC):
+    """A watch over another, that may hold each event on its way to the reader; a RawWatch itself."""
+
+    def __init__(self, below: RawWatch) -> None:
+        self._below = below
+        self._closed = asyncio.Event()
+
+    @abstractmethod
+    async def pass_on(self, event: RawEvent) -> None:
+        """Return when the reader may have this event, or when the watch is closed."""
+
+    @property
+    def silent_for(self) -> float:
+        """As of the watch beneath."""
+        return self._below.silent_for
+
+    def __aiter__(self) -> Self:
+        return self
+
+    async def __anext__(self) -> RawEvent:
+        event = await anext(self._below)
+        await self.pass_on(event)
+        if self._closed.is_set():
+            raise StopAsyncIteration
+        return event
+
+    async def next_at_hand(self) -> list[RawEvent]:
+        """Return the next event alone, so that each is held by itself."""
+        return [await anext(self)]
+
+    async def aclose(self) -> None:
+        """End it, and the watch beneath."""
+        self._closed.set()
+        await self._below.aclose()
