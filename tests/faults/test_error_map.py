@@ -39,7 +39,7 @@ from kvorm import (
 )
 from kvorm.testing.proxy import FlakyProxy
 from kvorm.testing.servers import NatsCluster, NatsServer
-from tests.faults.rights import as_admin, as_app, grant, users
+from tests.faults.rights import as_admin, as_app, grant, until, users
 
 # It takes some milliseconds. An answer that does not come would take the whole budget, which is ten seconds.
 AT_ONCE = 0.5
@@ -304,6 +304,43 @@ async def test_no_jetstream(tmp_path: Path, where: str) -> None:
 
 
 # The bucket
+
+
+@contextmanager
+def no_directory(server: NatsServer) -> Iterator[None]:
+    """The server cannot make the directory of a stream.
+
+    For a moment it cannot while the account's last stream is removed: the directory above goes, too.
+    """
+    directory = server.directory / "jetstream"
+    away = directory.rename(server.directory / "away")
+    directory.touch()
+    yield
+    directory.unlink()
+    away.rename(directory)
+
+
+async def test_a_bucket_that_the_server_cannot_make_now(tmp_path: Path) -> None:
+    with NatsServer(tmp_path) as server:
+        async with kvorm.connect(server.url) as store:
+            notes = notes_of(store)
+            with no_directory(server):
+                saving = asyncio.create_task(notes.save(Note(id="a")))
+                await until(lambda: "Stream create failed" in server.log.read_text())
+            assert await saving == 1
+
+
+async def test_a_bucket_that_the_server_cannot_make(tmp_path: Path) -> None:
+    with NatsServer(tmp_path) as server:
+        async with kvorm.connect(server.url, timeout=SHORT) as store:
+            notes = notes_of(store)
+            with (
+                no_directory(server),
+                within(2 * SHORT.total_seconds()),
+                pytest.raises(StoreUnavailableError, match="error creating store"),
+            ):
+                await notes.save(Note(id="a"))
+            await works(notes)
 
 
 async def test_a_bucket_deleted_under_us(store: Store, nats_server: NatsServer) -> None:

@@ -33,6 +33,7 @@ from kvorm.health import BucketHealth, Health
 
 _OLDEST_SERVER: Final = (2, 11, 0)
 _NAME_IN_USE: Final = 10058
+_NO_STORE: Final = 10049
 _DELETED: Final = ".STREAM.DELETED."
 
 
@@ -80,7 +81,7 @@ class NatsBackend:
         await self._heed_advisories(bucket.name, deadline)
         config = to_stream(bucket, self._link.server_version)
         try:
-            info = await self._link.call(f"STREAM.CREATE.{config['name']}", config, deadline=deadline)
+            info = await self._create_stream(config, deadline)
         except JetStreamError as error:
             if error.code != _NAME_IN_USE:
                 raise UnsupportedError(f"the server does not create bucket {bucket.name!r}: {error}") from error
@@ -138,6 +139,19 @@ class NatsBackend:
         advisories, self._advisories = list(self._advisories.values()), {}
         for listening in advisories:
             await listening.end()
+
+    async def _create_stream(self, config: Mapping[str, Any], deadline: Deadline) -> dict[str, Any]:
+        """Create a stream, also while the account's last one is being removed.
+
+        Its directory goes with it, for a moment under the feet of who makes another: no store, nothing was created.
+        """
+        while True:
+            try:
+                return await self._link.call(f"STREAM.CREATE.{config['name']}", config, deadline=deadline)
+            except JetStreamError as error:
+                if error.code != _NO_STORE:
+                    raise
+                await self._link.pause(deadline, error)
 
     async def _info(self, name: str, deadline: Deadline) -> dict[str, Any]:
         try:
