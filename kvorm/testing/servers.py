@@ -186,7 +186,9 @@ class NatsCluster:
         return all(node.running for node in self.nodes)
 
     def start(self) -> None:
-        """Start the nodes that do not run; replicated buckets can be made when this returns.
+        """Start the nodes that do not run; when this returns, replicated buckets can be made.
+
+        Server 2.11 may still refuse them for a moment ("peer offline"), in which kvorm waits.
 
         Raises:
             RuntimeError: a node, or the cluster as a whole, did not come up.

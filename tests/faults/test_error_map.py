@@ -15,6 +15,7 @@ from typing import Any
 
 import nats
 import pytest
+from nats.aio.msg import Msg
 
 import kvorm
 from kvorm import (
@@ -43,7 +44,7 @@ from tests.faults.rights import as_admin, as_app, grant, until, users
 
 # It takes some milliseconds. An answer that does not come would take the whole budget, which is ten seconds.
 AT_ONCE = 0.5
-SHORT = timedelta(seconds=1)
+SHORT, LONG = timedelta(seconds=1), timedelta(seconds=60)
 
 
 class Note(Model, bucket=Bucket("error-notes", history=5)):
@@ -341,6 +342,23 @@ async def test_a_bucket_that_the_server_cannot_make(tmp_path: Path) -> None:
             ):
                 await notes.save(Note(id="a"))
             await works(notes)
+
+
+async def test_a_bucket_whose_nodes_are_not_all_there(nats_cluster: NatsCluster) -> None:
+    """Server 2.11 refuses to make it until it has heard of them all; 2.15 makes it, and the last node joins later."""
+    asked = asyncio.Event()
+
+    async def ask(advisory: Msg) -> None:
+        if b"$JS.API.STREAM.CREATE" in advisory.data:
+            asked.set()
+
+    async with kvorm.connect(nats_cluster.urls[0], timeout=LONG) as store:
+        nats_cluster.nodes[2].stop()
+        await store.client.subscribe("$JS.EVENT.ADVISORY.API", cb=ask)
+        saving = asyncio.create_task(notes_of(store, replicas=3).save(Note(id="a")))
+        await asyncio.wait_for(asked.wait(), LONG.total_seconds())
+        await asyncio.to_thread(nats_cluster.start)
+        assert await saving == 1
 
 
 async def test_a_bucket_deleted_under_us(store: Store, nats_server: NatsServer) -> None:

@@ -10,41 +10,40 @@ from pathlib import Path
 
 import nats
 import pytest
-from nats.js.api import KeyValueConfig
-from nats.js.errors import NotFoundError
 
+import kvorm
+from kvorm import ANY, Bucket, Key, Mapping, Model
 from kvorm.testing.servers import NatsCluster, NatsServer
 
 
-async def put(url: str | list[str], value: bytes, *, replicas: int = 1) -> bytes | None:
-    """Store the value; return the one that was there before."""
-    client = await nats.connect(url, allow_reconnect=False)
-    try:
-        js = client.jetstream()
-        await js.create_key_value(KeyValueConfig(bucket="b", replicas=replicas))
-        try:
-            old = (await js.get_last_msg("KV_b", "$KV.b.k")).data
-        except NotFoundError:
-            old = None
-        await js.publish("$KV.b.k", value)
-        return old
-    finally:
-        await client.close()
+class Thing(Model):
+    id: Key[str]
+    version: int
+
+
+async def put(url: str | list[str], version: int, *, replicas: int = 1) -> int | None:
+    """Store this version, which the server makes a bucket for; return the one that was there before."""
+    async with kvorm.connect(url) as store:
+        bucket = Bucket("b", replicas=replicas)
+        things = store.repository(Thing, mapping=Mapping(bucket, key=("id",)))
+        old = await things.get_or_none("k")
+        await things.save(Thing(id="k", version=version), expect=ANY)
+        return old.version if old else None
 
 
 async def test_data_and_port_outlive_stop_and_kill(tmp_path: Path) -> None:
     with NatsServer(tmp_path / "server") as server:
         url = server.url
-        assert await put(url, b"1") is None
+        assert await put(url, 1) is None
         server.stop()
         assert not server.running
         server.start()
-        assert await put(url, b"2") == b"1"
+        assert await put(url, 2) == 1
         server.kill()
         server.start()
         server.start()
         assert server.url == url
-        assert await put(url, b"3") == b"2"
+        assert await put(url, 3) == 2
     assert not server.running
 
 
@@ -115,13 +114,13 @@ input()
 async def test_a_cluster_is_usable_after_every_start(tmp_path: Path) -> None:
     with NatsCluster(tmp_path) as cluster:
         assert len(set(cluster.urls)) == 3
-        assert await put(cluster.urls, b"1", replicas=3) is None
+        assert await put(cluster.urls, 1, replicas=3) is None
         cluster.nodes[0].kill()
         assert not cluster.running
         cluster.start()
-        assert await put(cluster.urls[0], b"2", replicas=3) == b"1"
+        assert await put(cluster.urls[0], 2, replicas=3) == 1
         cluster.nodes[1].stop()
         cluster.nodes[2].kill()
         cluster.start()
-        assert await put(cluster.urls[1], b"3", replicas=3) == b"2"
+        assert await put(cluster.urls[1], 3, replicas=3) == 2
     assert not any(node.running for node in cluster.nodes)

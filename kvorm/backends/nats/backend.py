@@ -33,6 +33,7 @@ from kvorm.health import BucketHealth, Health
 
 _OLDEST_SERVER: Final = (2, 11, 0)
 _NAME_IN_USE: Final = 10058
+_NO_PEERS: Final = 10005
 _NO_STORE: Final = 10049
 _DELETED: Final = ".STREAM.DELETED."
 
@@ -141,15 +142,17 @@ class NatsBackend:
             await listening.end()
 
     async def _create_stream(self, config: Mapping[str, Any], deadline: Deadline) -> dict[str, Any]:
-        """Create a stream, also while the account's last one is being removed.
+        """Create a stream, or wait until the server can.
 
-        Its directory goes with it, for a moment under the feet of who makes another: no store, nothing was created.
+        It cannot for a moment while it has not heard of a node of its cluster yet, and now and then while it removes
+        the account's last stream, whose directory goes, too.
         """
         while True:
             try:
                 return await self._link.call(f"STREAM.CREATE.{config['name']}", config, deadline=deadline)
             except JetStreamError as error:
-                if error.code != _NO_STORE:
+                too_few = error.code == _NO_PEERS and "offline" in error.description
+                if not (too_few or error.code == _NO_STORE):
                     raise
                 await self._link.pause(deadline, error)
 
