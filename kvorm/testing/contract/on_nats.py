@@ -23,7 +23,8 @@ from kvorm.testing.contract.harness import Stored, eventually
 from kvorm.testing.proxy import FlakyProxy
 
 _NO_MESSAGE: Final = 10037
-_NO_STORE: Final = 10049
+_NOT_YET: Final = (10005, 10049)
+"""A node has not been heard of yet; a directory is just being removed."""
 _REQUEST_SECONDS: Final = 10.0
 
 
@@ -137,8 +138,7 @@ class NatsHarness:
             try:
                 await client.jetstream().create_key_value(config)
             except APIError as error:
-                # Server 2.11, for a moment after it deleted a stream of that name.
-                if error.err_code != _NO_STORE:
+                if error.err_code not in _NOT_YET:
                     raise
                 return False
             return True
