@@ -17,6 +17,7 @@ from kvorm import (
     Bucket,
     BucketNotFoundError,
     Key,
+    KeyExistsError,
     KvormError,
     Model,
     Store,
@@ -222,6 +223,35 @@ async def test_what_expired_before_its_answer_came_is_not_stored_again(
             proxy.swallow()
         assert isinstance(saving.result(), StoreTimeoutError)
         assert await leases.history("a") == []
+
+
+async def test_an_operation_id_that_the_server_forgot_tells_nothing(server: NatsServer, proxy: FlakyProxy) -> None:
+    """That it knows none counts while it would know it still; later the outcome is told as unknown (W1, W3)."""
+    async with kvorm.connect(server.url) as admin, raw(server.url) as others:
+        await admin.ensure(admin.repository(Seat))
+        config = (await others.call("STREAM.INFO.KV_seats"))["config"]
+        await others.call("STREAM.UPDATE.KV_seats", config | {"duplicate_window": 5 * 10**9})
+        async with kvorm.connect(proxy.url, timeout=timedelta(seconds=20)) as store:
+            seats = store.repository(Seat)
+
+            async def overwritten(id: str, swallowed: Direction, seconds: float) -> int | KvormError:
+                """Save, and let another write follow before the answer to this one, or to whether it is stored."""
+                before = await seats.save(Seat(id=f"before {id}"))
+                sent = store.client.stats["out_msgs"]
+                proxy.swallow(swallowed)
+                saving = asyncio.create_task(outcome_of(seats.save(Seat(id=id))))
+                await eventually(lambda: store.client.stats["out_msgs"] > sent)
+                while swallowed is Direction.TO_CLIENT and await others.last("seats") == before:  # noqa: ASYNC110
+                    await asyncio.sleep(0.01)
+                await others.client.request(f"$KV.seats.{id}", b'{"id": "another"}')
+                await asyncio.sleep(seconds)
+                proxy.swallow()
+                proxy.cut()
+                return await saving
+
+            assert isinstance(await overwritten("lost", Direction.TO_SERVER, 0), KeyExistsError)
+            assert isinstance(await overwritten("stored", Direction.TO_CLIENT, 0), int)
+            assert isinstance(await overwritten("forgotten", Direction.TO_CLIENT, 6), StoreTimeoutError)
 
 
 async def outcome_of(save: Awaitable[int]) -> int | KvormError:
