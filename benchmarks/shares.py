@@ -11,7 +11,7 @@ import cProfile
 import pstats
 import tempfile
 import time
-from collections import Counter
+from collections import defaultdict
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
@@ -54,14 +54,14 @@ def shares(profile: cProfile.Profile) -> dict[str, float]:
     """Return the share of each part; what a built-in function takes counts for those that call it."""
     # Typeshed does not know the one attribute that holds it all.
     times: Times = pstats.Stats(profile).stats  # type: ignore[attr-defined]
-    taken: Counter[str] = Counter()
+    taken: defaultdict[str, float] = defaultdict(float)
     for function, (_, _, own, _, callers) in times.items():
         if (of := part(function)) is not None or not callers:
-            taken[of or "other"] += own  # type: ignore[assignment]
+            taken[of or "other"] += own
         else:
             for caller, (_, _, for_it, _) in callers.items():
-                taken[part(caller) or "other"] += for_it  # type: ignore[assignment]
-    return {name: taken[name] / taken.total() for name in PARTS}
+                taken[part(caller) or "other"] += for_it
+    return {name: taken[name] / sum(taken.values()) for name in PARTS}
 
 
 def server_seconds(pid: int) -> float:

@@ -20,7 +20,7 @@ WIDEST: Final = 4
 """How many more than the least number of items a collection has."""
 
 _FIRST_TIME: Final = datetime(1, 1, 1)  # noqa: DTZ001 (Hypothesis adds the zone)
-_LAST_TIME: Final = datetime(9999, 12, 31, 23, 59, 59, 999999)  # noqa: DTZ001
+_LAST_TIME: Final = datetime(9999, 12, 31, 23, 59, 59, 999999)  # noqa: DTZ001 (as above)
 _LONGEST_TIME: Final = timedelta(days=4000)
 
 BY_CLASS: Final[Mapping[type[Any], Strategy]] = {

@@ -88,6 +88,7 @@ class NatsServer:
         self.directory.mkdir(parents=True, exist_ok=True)
         for port in free_ports() if self._port is None else [self._port]:
             process = self._process = self._spawn(port)
+            # The lambda is called in this turn alone.
             if _until(lambda: process.poll() is not None or answers(port, self.name)) and process.poll() is None:  # noqa: B023
                 self._port = port
                 return

@@ -141,6 +141,7 @@ class DirectClient(Client):
         if not self._pending or not self.is_connected:
             return
         if isinstance(self._transport, TcpTransport):
+            # nats-py leaves it without types.
             self._transport.writelines(self._pending)  # type: ignore[no-untyped-call]
             self._pending = []
             self._pending_data_size = 0
